@@ -1,0 +1,163 @@
+"""Reading elements by index, and its transpose: adding them back where they came from.
+
+Integer and boolean index arrays have no derivative. They are copied, so that changing them later changes no gradient,
+and checked: an index outside the array is an IndexError on every backend.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.backend import Backend, backend_of
+from minigrad.ops.op import as_value, axis_of, primitive
+from minigrad.tape import Array, Value, constant
+
+Index = tuple[Any, ...]
+
+# ---- getitem and scatter_add, each other's transpose ---------------------------------------------------------------
+
+
+@primitive(linear="each")
+def getitem_(xp: Any, x: Array, *, index: Index) -> Array:
+    return x[index]
+
+
+@getitem_.vjp(0)
+def getitem_dx(g: Value, out: Value, x: Value, *, index: Index) -> Value:
+    return scatter_add(g, index=index, shape=tuple(x.shape))
+
+
+@getitem_.accumulate
+def getitem_dx_into(total: Array | None, owned: bool, g: Array, values: Sequence[Array], static: Any) -> Array:
+    """The gradients of many slices of one array, added in place: T slices cost T steps and not T copies."""
+    index = static["index"]
+    if total is not None and all(isinstance(part, int | slice) for part in index):
+        total = total if owned else total.copy()
+        total[index] += g
+        return total
+    part = scatter_add(g, index=index, shape=tuple(values[0].shape))
+    return part if total is None else total + part
+
+
+@primitive(linear="each")
+def scatter_add(xp: Any, g: Array, *, index: Index, shape: tuple[int, ...]) -> Array:
+    return backend_of(g).scatter_add(shape, g.dtype, index, g)
+
+
+@scatter_add.vjp(0)
+def scatter_add_dg(g: Value, out: Value, x: Value, *, index: Index, shape: tuple[int, ...]) -> Value:
+    return getitem_(g, index=index)
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """x[index] with NumPy's rules: ints, slices, None, Ellipsis, integer and boolean arrays, or a tuple of them.
+
+    Where an index repeats, its gradients add up. Raises IndexError for an index outside x.
+
+    >>> import minigrad as mg
+    >>> mg.getitem([10.0, 20.0, 30.0], [0, 0, 2])
+    array([10., 10., 30.])
+    """
+    x = as_value("getitem", x)
+    parts = index if isinstance(index, tuple) else (index,)
+    return getitem_(x, index=_checked(x, parts))
+
+
+def _checked(x: Value, parts: Index) -> Index:
+    """The index with its arrays copied, on the backend of x, and known to lie inside x."""
+    backend = backend_of(constant(x))
+    parts = tuple(_index_part(backend, part) for part in parts)
+    used = sum(part.ndim if _is_mask(part) else 1 for part in parts if part is not None and part is not Ellipsis)
+    axis = 0
+    for part in parts:
+        if part is Ellipsis:
+            axis += len(x.shape) - used
+        elif _is_mask(part):
+            axis += part.ndim
+        elif part is not None:
+            if hasattr(part, "dtype") and axis < len(x.shape):
+                check_bounds(part, x.shape[axis])
+            axis += 1
+    return parts
+
+
+def _is_mask(part: Any) -> bool:
+    return getattr(part, "dtype", None) == np.bool_
+
+
+def _index_part(backend: Backend, part: Any) -> Any:
+    if part is None or part is Ellipsis:
+        return part
+    if isinstance(part, slice):
+        return slice(*[None if i is None else operator.index(i) for i in (part.start, part.stop, part.step)])
+    if isinstance(part, int | np.integer) and not isinstance(part, bool):
+        return int(part)
+    part = constant(part)
+    array = backend.asarray(np.asarray(part) if isinstance(part, list | bool | np.bool_) else part)
+    if array.dtype.kind not in "iub" and array.size == 0:
+        array = array.astype(np.intp)  # an empty list has no integers to show its dtype
+    if array.dtype.kind not in "iub":
+        raise IndexError(f"minigrad.getitem: an index is an integer, a slice or a mask, got dtype {array.dtype}")
+    return array.copy()
+
+
+def check_bounds(index: Array, size: int) -> None:
+    """Raise IndexError where an integer array leaves [-size, size). Waits for the device, if there is one."""
+    if index.size:
+        xp = backend_of(index).xp
+        low, high = int(xp.min(index)), int(xp.max(index))
+        if low < -size or high >= size:
+            worst = low if low < -size else high
+            raise IndexError(f"minigrad.getitem: index {worst} lies outside an axis of size {size}")
+
+
+# ---- taking --------------------------------------------------------------------------------------------------------
+
+
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+    """The entries of x at integer indices along an axis (of the flattened x by default).
+
+    >>> import minigrad as mg
+    >>> mg.take([[1.0, 2.0], [3.0, 4.0]], [1, 0, 1], axis=0)
+    array([[3., 4.],
+           [1., 2.],
+           [3., 4.]])
+    """
+    x = as_value("take", x)
+    indices = constant(indices)
+    if not hasattr(indices, "dtype"):
+        indices = np.asarray(indices, dtype=None if np.size(indices) else np.intp)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"minigrad.take: indices are integers, got dtype {indices.dtype}")
+    if axis is None:
+        return getitem(x.reshape(-1), (indices,))
+    return getitem(x, (slice(None),) * axis_of("take", axis, len(x.shape)) + (indices,))
+
+
+def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
+    """One entry of x for each of `indices` (integers of x's rank), matched along every axis but the given one.
+
+    >>> import minigrad as mg
+    >>> mg.take_along_axis([[1.0, 2.0], [3.0, 4.0]], [[1], [0]], axis=1)
+    array([[2.],
+           [3.]])
+    """
+    x = as_value("take_along_axis", x)
+    ndim = len(x.shape)
+    axis = axis_of("take_along_axis", axis, ndim)
+    indices = as_value("take_along_axis", constant(indices))
+    if indices.dtype.kind not in "iu" or len(indices.shape) != ndim:
+        raise TypeError(
+            f"minigrad.take_along_axis: indices are integers of rank {ndim}, "
+            f"got {indices.dtype} of shape {tuple(indices.shape)}"
+        )
+    xp = backend_of(constant(x)).xp
+    grid = [
+        indices if a == axis else xp.arange(n).reshape((1,) * a + (n,) + (1,) * (ndim - a - 1))
+        for a, n in enumerate(x.shape)
+    ]
+    return getitem(x, tuple(grid))

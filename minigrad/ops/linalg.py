@@ -1,0 +1,161 @@
+"""Products of matrices: linear in each factor, so each rule is a product again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minigrad.backend import backend_of
+from minigrad.ops.elementwise import multiply
+from minigrad.ops.op import as_value, primitive
+from minigrad.ops.shape import moveaxis, reshape_, swapaxes
+from minigrad.tape import Array, Value, constant
+
+# ---- matmul --------------------------------------------------------------------------------------------------------
+
+
+@primitive(linear="each")
+def matmul(xp: Any, a: Array, b: Array) -> Array:
+    """The matrix product, with NumPy's rules: (..., n, k) @ (..., k, m), leading axes broadcast, vectors of (k,).
+
+    >>> import minigrad as mg
+    >>> mg.matmul([[1.0, 2.0], [3.0, 4.0]], [1.0, 1.0])
+    array([3., 7.])
+    """
+    return xp.matmul(a, b)
+
+
+@matmul.vjp(0)
+def matmul_da(g: Value, out: Value, a: Value, b: Value) -> Value:
+    if len(b.shape) == 1:
+        return g[..., None] * b
+    if len(a.shape) == 1:
+        g = g[..., None, :]  # `unbroadcast` sums the axis away again
+    return matmul(g, swapaxes(b, -1, -2))
+
+
+@matmul.vjp(1)
+def matmul_db(g: Value, out: Value, a: Value, b: Value) -> Value:
+    if len(a.shape) == 1:
+        return a * g if len(b.shape) == 1 else a[:, None] * g[..., None, :]
+    if len(b.shape) <= 2:
+        # one product over all leading axes, instead of one for each and a sum
+        rows = math.prod(a.shape[:-1])
+        flat = reshape_(a, shape=(rows, a.shape[-1]))
+        return matmul(swapaxes(flat, 0, 1), reshape_(g, shape=(rows, *b.shape[1:])))
+    return matmul(swapaxes(a, -1, -2), g)
+
+
+def dot(a: Any, b: Any) -> Any:
+    """NumPy's dot: products summed over the last axis of a and the last but one of b; with a number, it multiplies.
+
+    >>> import minigrad as mg
+    >>> float(mg.dot([1.0, 2.0], [3.0, 4.0]))
+    11.0
+    """
+    a, b = as_value("dot", a), as_value("dot", b)
+    if not a.shape or not b.shape:
+        return multiply(a, b)
+    if len(b.shape) <= 2:
+        return matmul(a, b)
+    columns = moveaxis(b, -2, 0)
+    product = matmul(a, reshape_(columns, shape=(b.shape[-2], math.prod(columns.shape[1:]))))
+    return reshape_(product, shape=(*a.shape[:-1], *columns.shape[1:]))
+
+
+def outer(a: Any, b: Any) -> Any:
+    """The products of every element of a with every element of b, both flattened: (n,), (m,) to (n, m).
+
+    >>> import minigrad as mg
+    >>> mg.outer([1.0, 2.0], [3.0, 4.0])
+    array([[3., 4.],
+           [6., 8.]])
+    """
+    a, b = as_value("outer", a), as_value("outer", b)
+    return multiply(reshape_(a, shape=(-1, 1)), reshape_(b, shape=(1, -1)))
+
+
+# ---- einsum --------------------------------------------------------------------------------------------------------
+
+
+@primitive(linear="each")
+def einsum_(xp: Any, *operands: Array, inputs: tuple[str, ...], output: str) -> Array:
+    subscripts = ",".join(inputs) + "->" + output
+    return xp.einsum(subscripts, *operands, optimize=True) if len(operands) > 2 else xp.einsum(subscripts, *operands)
+
+
+@einsum_.vjp_all
+def einsum_doperands(g: Value, out: Value, values: Any, static: Any, wanted: Any) -> list[Value | None]:
+    inputs, output = static["inputs"], static["output"]
+    return [
+        None if want is None else _einsum_doperand(k, g, list(values), list(inputs), output)
+        for k, want in enumerate(wanted)
+    ]
+
+
+def _einsum_doperand(k: int, g: Value, values: list[Value], inputs: list[str], output: str) -> Value:
+    """The gradient of operand k: the same sum with the cotangent in its place.
+
+    A label that nothing else carries was summed away: ones bring it back. A label that the operand carries twice is a
+    diagonal: the identity puts the gradient on it.
+    """
+    xp = backend_of(constant(values[k])).xp
+    x, labels = values.pop(k), inputs.pop(k)
+    factors, names = [g, *values], [output, *inputs]
+    wanted = ""
+    for axis, label in enumerate(labels):
+        n = x.shape[axis]
+        if label in wanted:
+            twin = next(c for c in _LABELS if c not in "".join(names) + labels + wanted)
+            factors.append(xp.eye(n, dtype=x.dtype))
+            names.append(label + twin)
+            wanted += twin
+        else:
+            if label not in "".join(names):
+                factors.append(xp.ones(n, dtype=x.dtype))
+                names.append(label)
+            wanted += label
+    gradient = einsum_(*factors, inputs=tuple(names), output=wanted)
+    if gradient.shape != x.shape:  # an axis of size 1 was stretched to the others' size
+        stretched = tuple(a for a, n in enumerate(x.shape) if n == 1 and gradient.shape[a] != 1)
+        gradient = gradient.sum(axis=stretched, keepdims=True)
+    return gradient if gradient.dtype == x.dtype else gradient.astype(x.dtype)
+
+
+_LABELS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def einsum(subscripts: str, *operands: Any) -> Any:
+    """Einstein's summation, NumPy's string form: implicit or explicit output, repeated labels, ellipsis.
+
+    Raises ValueError for subscripts that do not fit the operands.
+
+    >>> import minigrad as mg
+    >>> mg.einsum("ij,j->i", [[1.0, 2.0], [3.0, 4.0]], [1.0, 10.0])
+    array([21., 43.])
+    """
+    operands = tuple(as_value("einsum", x) for x in operands)
+    inputs, output = _parse(subscripts, [len(x.shape) for x in operands])
+    return einsum_(*operands, inputs=inputs, output=output)
+
+
+def _parse(subscripts: str, ranks: list[int]) -> tuple[tuple[str, ...], str]:
+    """The labels of each operand and of the output, with every ellipsis spelt out."""
+    left, arrow, right = subscripts.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(ranks):
+        raise ValueError(f"minigrad.einsum: {subscripts!r} has {len(inputs)} operands, got {len(ranks)}")
+    counts = [rank - len(labels.replace("...", "")) for labels, rank in zip(inputs, ranks, strict=True)]
+    for labels, count, rank in zip(inputs, counts, ranks, strict=True):
+        if count < 0 or (count and "..." not in labels):
+            raise ValueError(f"minigrad.einsum: {labels!r} in {subscripts!r} does not fit {rank} dimensions")
+    free = [c for c in reversed(_LABELS) if c not in subscripts]
+    width = max([count for labels, count in zip(inputs, counts, strict=True) if "..." in labels], default=0)
+    dots = "".join(free[:width])
+    inputs = [labels.replace("...", dots[width - count :]) for labels, count in zip(inputs, counts, strict=True)]
+    if arrow:
+        output = right.replace("...", dots)
+    else:
+        every = "".join(inputs)
+        output = dots + "".join(sorted(c for c in set(every) - set(dots) if every.count(c) == 1))
+    return tuple(inputs), output

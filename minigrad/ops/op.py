@@ -1,0 +1,478 @@
+"""What an op is: a forward function on arrays and, beside it, its derivative rules.
+
+A rule is a plain function in terms of ops and operators, so the same rule runs on raw arrays (first order) and on
+tensors (higher orders). `unbroadcast` is the one place where broadcasting is undone.
+
+    @elementwise                               @primitive
+    def tanh(xp, x):                           def matmul_(xp, a, b):
+        return xp.tanh(x)                          return xp.matmul(a, b)
+
+    @tanh.partial(0)                           @matmul_.vjp(0)
+    def tanh_dx(out, x):                       def matmul_da(g, out, a, b):
+        return 1.0 - out * out                     ...
+
+An elementwise op gives its partial derivatives; their VJP and JVP follow. Any other op gives a VJP for each input;
+its JVP follows where it is linear in that input (`@primitive(linear=...)`), else it gives `@op.jvp(i)` too.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import numbers
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.backend import BACKEND_OF_TYPE, Backend, backend_of, default_backend
+from minigrad.tape import Array, Box, Leaf, Record, Value, careful, constant, hold, recorder
+
+Rule = Callable[..., Value]
+
+REGISTRY: dict[str, Op] = {}
+"""Every op that has rules, by name."""
+
+
+class Op:
+    """A function of arrays with its derivative rules; called on tensors, it records itself on the tape.
+
+    Positional arguments are arrays (or what converts to them), keyword arguments are static.
+    """
+
+    pull_into: Callable[..., Array] | None = None
+
+    def __init__(self, forward: Callable[..., Array], name: str | None = None, register: bool = True) -> None:
+        functools.update_wrapper(self, forward)
+        signature = inspect.signature(forward)
+        self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+        self.name = name or forward.__name__.rstrip("_")
+        self.forward = forward
+        self.vjps: dict[int, Rule] = {}
+        if register:
+            if self.name in REGISTRY:
+                raise ValueError(f"an op named {self.name!r} exists already")
+            REGISTRY[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        boxed = tracked = False
+        values: list[Any] = []
+        parents: list[Record | None] = []
+        kind: type | None = None  # of the arrays: all of one
+        for arg in args:
+            if isinstance(arg, Box):
+                boxed = True
+                parents.append(arg.record)
+                arg = arg.array
+            else:
+                parents.append(None)
+            values.append(arg)
+            cls = arg.__class__
+            if cls is not kind and cls not in WEAK:
+                if kind is not None or cls not in BACKEND_OF_TYPE:
+                    return self._convert_and_call(args, static)
+                kind = cls
+        if kind is None:
+            return self._convert_and_call(args, static)
+        backend = BACKEND_OF_TYPE[kind]
+        try:
+            out = self.forward(backend.xp, *values, **static)
+        except (ValueError, TypeError, IndexError) as error:
+            raise explained(self.name, values, error) from error
+        if out.__class__ is not kind:
+            out = backend.asarray(out)
+        if not boxed:
+            return out
+        record = recorder.get()
+        if record is None or out.dtype.kind != "f" or not any(parents):
+            return Box.new(out)
+        held = [
+            hold(value, backend)
+            for value, parent in zip(values, parents, strict=True)
+            if (parent is None or parent.__class__ is Leaf) and value.__class__ is kind
+        ]
+        return Box.new(out, record(self, values, parents, static, out, held))
+
+    def _convert_and_call(self, args: Sequence[Any], static: dict[str, Any]) -> Any:
+        """The slow way in: lists, NumPy scalars, arrays of a type not seen before, or numbers alone."""
+        return self(*as_values(self.name, args), **static)
+
+    # ---- derivative rules -------------------------------------------------------------------------------------
+
+    def vjp(self, argnum: int) -> Callable[[Rule], Rule]:
+        """Register `rule(g, out, *values, **static)`: the gradient of input `argnum` from the output's cotangent."""
+
+        def register(rule: Rule) -> Rule:
+            self.vjps[argnum] = rule
+            return rule
+
+        return register
+
+    def accumulate(self, rule: Callable[..., Array]) -> Callable[..., Array]:
+        """Register `rule(total, owned, g, values, static)`: add an input's gradient to a buffer; see `tape.Walk`."""
+        self.pull_into = rule
+        return rule
+
+    def pull(
+        self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
+    ) -> Sequence[Value | None]:
+        return [
+            None if want is None else unbroadcast(self.vjps[i](g, out, *values, **static), values[i], out, self.name)
+            for i, want in enumerate(wanted)
+        ]
+
+    def push(self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]) -> Value:
+        raise NotImplementedError
+
+
+class Elementwise(Op):
+    """An op on each element (after broadcasting) of one or two inputs, known by its partial derivatives."""
+
+    def __init__(self, forward: Callable[..., Array]) -> None:
+        super().__init__(forward)
+        self.partials: list[Rule] = []
+
+    def partial(self, rule: Rule) -> Rule:
+        """Register `rule(out, *values, **static)`: the derivative by the next input, in their order."""
+
+        def vjp(g: Value, out: Value, *values: Any, **static: Any) -> Value:
+            return scaled(g, rule(out, *values, **static))
+
+        self.vjps[len(self.partials)] = vjp
+        self.partials.append(rule)
+        return rule
+
+    def push(
+        self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]
+    ) -> Value:
+        total = None
+        for rule, tangent in zip(self.partials, tangents, strict=True):
+            if tangent is not None:
+                term = scaled(tangent, rule(out, *values, **static))
+                total = term if total is None else total + term
+        return broadcast_like(total, out)
+
+
+class Unary(Elementwise):
+    """`Elementwise` of one input; calling and pulling back are unrolled, because every small op passes here."""
+
+    def __call__(self, x: Any, **static: Any) -> Any:
+        boxed = isinstance(x, Box)
+        value = x.array if boxed else x
+        backend = BACKEND_OF_TYPE.get(value.__class__)
+        if backend is None:
+            return self._convert_and_call((x,), static)
+        out = self.forward(backend.xp, value, **static) if static else self.forward(backend.xp, value)
+        if out.__class__ is not value.__class__:
+            out = backend.asarray(out)
+        if not boxed:
+            return out
+        parent, record = x.record, recorder.get()
+        if parent is None or record is None:
+            return Box.new(out)
+        held = hold(value, backend) if parent.__class__ is Leaf else None
+        return Box.new(out, record(self, (value,), (parent,), static, out, held))
+
+    def pull(
+        self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
+    ) -> Sequence[Value | None]:
+        (rule,), (x,) = self.partials, values
+        d = rule(out, x, **static) if static else rule(out, x)
+        gradient = g if d is ONE else scale(g, d) if careful.get() else g * d
+        if gradient.shape != x.shape or gradient.dtype is not x.dtype or gradient.__class__ is not g.__class__:
+            gradient = unbroadcast(gradient, x, out, self.name)
+        return (gradient,)
+
+
+class Binary(Elementwise):
+    """`Elementwise` of two inputs, unrolled likewise."""
+
+    def __call__(self, x: Any, y: Any, **static: Any) -> Any:
+        a, b, x_parent, y_parent, boxed = x, y, None, None, False
+        if isinstance(x, Box):
+            a, x_parent, boxed = x.array, x.record, True
+        if isinstance(y, Box):
+            b, y_parent, boxed = y.array, y.record, True
+        kind = b.__class__ if a.__class__ in WEAK else a.__class__
+        backend = BACKEND_OF_TYPE.get(kind)
+        if backend is None or (b.__class__ is not kind and b.__class__ not in WEAK):
+            return self._convert_and_call((x, y), static)
+        try:
+            out = self.forward(backend.xp, a, b, **static) if static else self.forward(backend.xp, a, b)
+        except (ValueError, TypeError) as error:
+            raise explained(self.name, (a, b), error) from error
+        if out.__class__ is not kind:
+            out = backend.asarray(out)
+        if not boxed:
+            return out
+        record = recorder.get()
+        if (x_parent is None and y_parent is None) or record is None:
+            return Box.new(out)
+        held = None
+        if (x_parent is None or x_parent.__class__ is Leaf) and a.__class__ is kind:
+            held = hold(a, backend)
+        if (y_parent is None or y_parent.__class__ is Leaf) and b.__class__ is kind:
+            held = (held, hold(b, backend))
+        return Box.new(out, record(self, (a, b), (x_parent, y_parent), static, out, held))
+
+    def pull(
+        self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
+    ) -> Sequence[Value | None]:
+        x, y = values
+        x_wanted, y_wanted = wanted
+        x_gradient = y_gradient = None
+        if x_wanted is not None:
+            d = self.partials[0](out, x, y, **static) if static else self.partials[0](out, x, y)
+            x_gradient = g if d is ONE else scale(g, d) if careful.get() else g * d
+            if (
+                x_gradient.shape != x.shape
+                or x_gradient.dtype is not x.dtype
+                or x_gradient.__class__ is not g.__class__
+            ):
+                x_gradient = unbroadcast(x_gradient, x, out, self.name)
+        if y_wanted is not None:
+            d = self.partials[1](out, x, y, **static) if static else self.partials[1](out, x, y)
+            y_gradient = g if d is ONE else scale(g, d) if careful.get() else g * d
+            if (
+                y_gradient.shape != y.shape
+                or y_gradient.dtype is not y.dtype
+                or y_gradient.__class__ is not g.__class__
+            ):
+                y_gradient = unbroadcast(y_gradient, y, out, self.name)
+        return (x_gradient, y_gradient)
+
+
+class Primitive(Op):
+    """Any other op. `linear="each"`: linear in each input by itself; "jointly": in all array inputs together."""
+
+    def __init__(self, forward: Callable[..., Array], linear: str | None = None, name: str | None = None) -> None:
+        super().__init__(forward, name)
+        if linear not in (None, "each", "jointly"):
+            raise ValueError(f'linear is None, "each" or "jointly", got {linear!r}')
+        self.linear = linear
+        self.variadic = False
+        self.jvps: dict[int, Rule] = {}
+
+    def jvp(self, argnum: int) -> Callable[[Rule], Rule]:
+        """Register `rule(t, out, *values, **static)`: the output's tangent from that of input `argnum`."""
+
+        def register(rule: Rule) -> Rule:
+            self.jvps[argnum] = rule
+            return rule
+
+        return register
+
+    def vjp_all(self, rule: Callable[..., Sequence[Value | None]]) -> Callable[..., Sequence[Value | None]]:
+        """Register `rule(g, out, values, static, wanted)`, which gives the gradients of any number of inputs."""
+        self.variadic = True
+        self.pull = rule  # type: ignore[method-assign]  # the rule is the whole of it
+        return rule
+
+    def push(self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]) -> Value:
+        if self.linear == "jointly":
+            filled = [
+                tangent if tangent is not None else zeros_like(value) if i in self.vjps or self.variadic else value
+                for i, (value, tangent) in enumerate(zip(values, tangents, strict=True))
+            ]
+            return broadcast_like(self(*filled, **static), out)
+        total = None
+        for i, tangent in enumerate(tangents):
+            if tangent is not None:
+                if self.linear == "each":
+                    term = self(*values[:i], tangent, *values[i + 1 :], **static)
+                else:
+                    term = self.jvps[i](tangent, out, *values, **static)
+                total = term if total is None else total + term
+        return broadcast_like(total, out)
+
+
+ONE = 1.0
+"""The partial derivative of an op that passes its input on."""
+
+
+def elementwise(forward: Callable[..., Array]) -> Elementwise:
+    """Make an elementwise op of `forward(xp, x, **static)` or `forward(xp, x, y, **static)`."""
+    inputs = [p for p in inspect.signature(forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    return Unary(forward) if len(inputs) == 2 else Binary(forward)
+
+
+def primitive(linear: str | None = None, name: str | None = None) -> Callable[[Callable[..., Array]], Primitive]:
+    """Make an op of `forward(xp, *arrays, **static)`; see `Primitive` for `linear`."""
+    return lambda forward: Primitive(forward, linear, name)
+
+
+# ---- what rules share ----------------------------------------------------------------------------------------------
+
+
+class _Scale(Op):
+    """`g * d`, and 0 wherever g is 0, even if d is infinite or NaN: how a careful walk multiplies.
+
+    It is linear in g, and its own derivatives multiply carefully too, so a masked branch stays masked at every order.
+    """
+
+    def pull(
+        self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
+    ) -> list[Value | None]:
+        return [
+            None if want is None else unbroadcast(scale(g, other), value, out, self.name)
+            for want, value, other in zip(wanted, values, reversed(values), strict=True)
+        ]
+
+    def push(self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]) -> Value:
+        terms = [scale(t, other) for t, other in zip(tangents, reversed(values), strict=True) if t is not None]
+        return broadcast_like(terms[0] if len(terms) == 1 else terms[0] + terms[1], out)
+
+
+def _scale(xp: Any, g: Array, d: Array) -> Array:
+    product = xp.multiply(g, d)
+    return xp.where(xp.equal(g, 0), xp.zeros_like(product), product)
+
+
+scale = _Scale(_scale, "scale")
+
+
+def scaled(g: Value, d: Value) -> Value:
+    """`g * d` for a local derivative `d`, which may be a number; see `tape.Walk` for when it is done with care."""
+    if d is ONE:
+        return g
+    return scale(g, d) if careful.get() and d.__class__ is not float else g * d
+
+
+def unbroadcast(g: Value, like: Value, out: Value, name: str) -> Value:
+    """Undo broadcasting: sum `g` to the shape of the input `like`, and give it that input's dtype.
+
+    Only where the op promoted (its output has another dtype than the input) may the gradient's dtype differ.
+    """
+    shape = like.shape
+    if g.shape != shape:
+        extra = len(g.shape) - len(shape)
+        stretched = tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
+        if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
+            raise ValueError(f"the rule of `{name}` returned a gradient of shape {g.shape} for an input of {shape}")
+        if extra or stretched:
+            g = g.sum(axis=(*range(extra), *stretched), keepdims=True).reshape(shape)
+    if g.dtype != like.dtype:
+        if out.dtype == like.dtype:
+            raise TypeError(f"the rule of `{name}` returned a {g.dtype} gradient for an input of {like.dtype}")
+        g = g.astype(like.dtype)
+    return np.asarray(g) if isinstance(g, np.generic) else g
+
+
+def broadcast_like(tangent: Value, out: Value) -> Value:
+    """Give a tangent the shape and dtype of the output that it belongs to."""
+    if tangent.shape != out.shape:
+        tangent = tangent + zeros_like(out)
+    if tangent.dtype != out.dtype:
+        tangent = tangent.astype(out.dtype)
+    return np.asarray(tangent) if isinstance(tangent, np.generic) else tangent
+
+
+def zeros_like(value: Value) -> Array:
+    """Zeros of the shape and dtype of an array or a Tensor, as an array; 0.0 for a number."""
+    array = constant(value)
+    return 0.0 if array.__class__ in WEAK else backend_of(array).xp.zeros_like(array)
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def as_value(name: str, x: Any) -> Value:
+    """An array or a Tensor out of anything that converts to one."""
+    if isinstance(x, Box) or x.__class__ in BACKEND_OF_TYPE:
+        return x
+    return as_values(name, [x])[0]
+
+
+def untracked(name: str, argument: str, x: Any) -> Any:
+    """An argument without derivative: a number, None, or an array that nobody else can write to."""
+    if isinstance(x, Box):
+        if x.record is not None:
+            raise TypeError(f"minigrad.{name} has no derivative by {argument}; pass {argument} through stop_gradient")
+        x = x.array
+    elif isinstance(x, list):
+        x = default_backend().asarray(x)
+    return x.copy() if hasattr(x, "copy") else x
+
+
+def axes_of(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes as a sorted tuple of numbers from 0; None means all. Raises ValueError for a wrong or repeated axis."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = axis if isinstance(axis, tuple | list) else (axis,)
+    for a in axes:
+        if not -ndim <= operator.index(a) < ndim:
+            raise ValueError(f"minigrad.{name}: axis {a} does not exist in an array of {ndim} dimensions")
+    found = sorted(operator.index(a) % ndim for a in axes)
+    if len(set(found)) != len(found):
+        raise ValueError(f"minigrad.{name}: axis {axis} names one axis twice")
+    return tuple(found)
+
+
+def axis_of(name: str, axis: Any, ndim: int) -> int:
+    """One axis as a number from 0."""
+    return axes_of(name, (axis,), ndim)[0]
+
+
+def as_values(name: str, args: Sequence[Any]) -> list[Any]:
+    """Arrays, tensors and numbers out of anything that converts to an array, all on one backend."""
+    backend = None
+    for arg in args:
+        array = arg.array if isinstance(arg, Box) else arg
+        if not isinstance(array, _CONVERTED):
+            backend = _backend_of(name, array)
+            break
+    alone = backend is None
+    backend = backend or default_backend()
+    values = []
+    for arg in args:
+        if isinstance(arg, Box) or (type(arg) in WEAK and not alone):
+            values.append(arg)
+        elif isinstance(arg, _CONVERTED):
+            values.append(_converted(name, backend, arg))
+        else:
+            _backend_of(name, arg)
+            values.append(arg)
+    return values
+
+
+WEAK = frozenset((float, int, bool))
+_CONVERTED = (numbers.Number, np.generic, list, tuple)
+
+
+def _backend_of(name: str, array: Any) -> Backend:
+    try:
+        return backend_of(array)
+    except TypeError as error:
+        raise TypeError(f"minigrad.{name}: {error}") from None
+
+
+def _converted(name: str, backend: Backend, data: Any) -> Array:
+    if isinstance(data, (list, tuple)) and _holds_box(data):
+        raise TypeError(f"minigrad.{name}: got a {type(data).__name__} of Tensors; put them together with minigrad.stack")
+    try:
+        return backend.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"minigrad.{name} takes tensors, arrays, numbers or lists of numbers: {error}") from None
+
+
+def _holds_box(data: Any) -> bool:
+    return isinstance(data, Box) or (isinstance(data, (list, tuple)) and any(_holds_box(part) for part in data))
+
+
+def mixed_backends(name: str, values: Sequence[Any]) -> TypeError:
+    """The error for arrays of two backends in one op."""
+    names = dict.fromkeys(BACKEND_OF_TYPE[type(v)].name for v in values if type(v) in BACKEND_OF_TYPE)
+    return TypeError(
+        f"minigrad.{name}: arrays of two backends ({', '.join(names)}) do not mix; move one with Tensor.to(name)"
+    )
+
+
+def explained(name: str, values: Sequence[Any], error: Exception) -> Exception:
+    """The array library's error, with the op and what it got."""
+    got = ", ".join(f"{v.dtype}{tuple(v.shape)}" if hasattr(v, "shape") else repr(v) for v in values)
+    kind = IndexError if isinstance(error, IndexError) else TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"minigrad.{name}({got}): {error}")

@@ -1,0 +1,243 @@
+"""Reductions: many elements to one, over one axis, several or all.
+
+`axis` is None (all), an int or a tuple; `keepdims=True` leaves the reduced axes with size 1.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from typing import Any
+
+from minigrad.backend import backend_of
+from minigrad.ops.elementwise import divide, exp, multiply, negative, square, subtract
+from minigrad.ops.op import as_value, axes_of, primitive, scaled
+from minigrad.ops.shape import broadcast_to_, concatenate_, flip, reshape_, transpose_
+from minigrad.ops.where import where
+from minigrad.tape import Array, Value, constant
+
+Axes = tuple[int, ...]
+
+
+def _kept(x: Value, like: Value, axis: Axes) -> Value:
+    """A reduced value, or its cotangent, with its reduced axes back as axes of size 1, so that it broadcasts."""
+    return reshape_(x, shape=tuple(1 if a in axis else n for a, n in enumerate(like.shape)))
+
+
+# ---- sum and mean --------------------------------------------------------------------------------------------------
+
+
+@primitive(linear="each")
+def sum_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return xp.sum(x, axis=axis, keepdims=keepdims)
+
+
+@sum_.vjp(0)
+def sum_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return broadcast_to_(_kept(g, x, axis), shape=tuple(x.shape))
+
+
+def sum(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
+    """The sum of the elements over the given axes; 0 of none.
+
+    >>> import minigrad as mg
+    >>> mg.sum([[1.0, 2.0], [3.0, 4.0]], axis=0)
+    array([4., 6.])
+    """
+    x = as_value("sum", x)
+    return sum_(x, axis=axes_of("sum", axis, len(x.shape)), keepdims=keepdims)
+
+
+def mean(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
+    """The mean of the elements over the given axes; NaN of none.
+
+    >>> import minigrad as mg
+    >>> mg.mean([[1.0, 2.0], [3.0, 4.0]], axis=1)
+    array([1.5, 3.5])
+    """
+    x = as_value("mean", x)
+    axes = axes_of("mean", axis, len(x.shape))
+    count = math.prod(x.shape[a] for a in axes)
+    return divide(sum_(x, axis=axes, keepdims=keepdims), float(count) if count else math.nan)
+
+
+def var(x: Any, axis: int | Axes | None = None, keepdims: bool = False, ddof: int = 0) -> Any:
+    """The variance: the mean squared distance from the mean, divided by the count less `ddof`.
+
+    >>> import minigrad as mg
+    >>> float(mg.var([1.0, 2.0, 3.0, 4.0]))
+    1.25
+    """
+    x = as_value("var", x)
+    axes = axes_of("var", axis, len(x.shape))
+    count = math.prod(x.shape[a] for a in axes) - ddof
+    total = sum_(square(subtract(x, mean(x, axes, keepdims=True))), axis=axes, keepdims=keepdims)
+    return divide(total, float(count) if count > 0 else math.nan)
+
+
+# ---- max and min ---------------------------------------------------------------------------------------------------
+
+
+@primitive()
+def max_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return xp.max(x, axis=axis, keepdims=keepdims)
+
+
+def _ties(out: Value, x: Value, axis: Axes) -> Array:
+    """The share of each element in its maximum: 1, or 1/k where k elements tie. It is piecewise constant."""
+    largest = constant(x) == _kept(constant(out), x, axis)
+    return largest.astype(x.dtype) / sum_(largest.astype(x.dtype), axis=axis, keepdims=True)
+
+
+@max_.vjp(0)
+def max_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return multiply(_kept(g, x, axis), _ties(out, x, axis))
+
+
+@max_.jvp(0)
+def max_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return sum_(multiply(t, _ties(out, x, axis)), axis=axis, keepdims=keepdims)
+
+
+def max(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
+    """The largest element over the given axes; where k tie, each gets 1/k of the gradient.
+
+    Raises ValueError where there are no elements.
+
+    >>> import minigrad as mg
+    >>> mg.max([[1.0, 2.0], [3.0, 0.0]], axis=1)
+    array([2., 3.])
+    """
+    x = as_value("max", x)
+    return max_(x, axis=axes_of("max", axis, len(x.shape)), keepdims=keepdims)
+
+
+def min(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
+    """The smallest element over the given axes; where k tie, each gets 1/k of the gradient.
+
+    >>> import minigrad as mg
+    >>> mg.min([[1.0, 2.0], [3.0, 0.0]], axis=1)
+    array([1., 0.])
+    """
+    return negative(max(negative(x), axis, keepdims))
+
+
+# ---- products ------------------------------------------------------------------------------------------------------
+
+
+def prod(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
+    """The product of the elements over the given axes; 1 of none. Right at zeros too, at every order.
+
+    It multiplies halves with halves, so nothing is ever divided by an element.
+
+    >>> import minigrad as mg
+    >>> mg.prod([[1.0, 2.0], [3.0, 0.0]], axis=1)
+    array([2., 0.])
+    """
+    x = as_value("prod", x)
+    axes = axes_of("prod", axis, len(x.shape))
+    rest = tuple(a for a in range(len(x.shape)) if a not in axes)
+    shape = tuple(x.shape)
+    count = math.prod(shape[a] for a in axes)
+    rows = reshape_(transpose_(x, axes=(*axes, *rest)), shape=(count, *[shape[a] for a in rest]))
+    while count > 1:
+        half = count // 2
+        product = multiply(rows[:half], rows[half : 2 * half])
+        rows = product if count == 2 * half else concatenate_(product, rows[2 * half :], axis=0)
+        count -= half
+    if count == 0:
+        rows = sum_(rows, axis=(0,), keepdims=True) + 1
+    return reshape_(rows, shape=tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes))
+
+
+@primitive(linear="each")
+def cumsum_(xp: Any, x: Array, *, axis: int) -> Array:
+    return xp.cumsum(x, axis=axis)
+
+
+@cumsum_.vjp(0)
+def cumsum_dx(g: Value, out: Value, x: Value, *, axis: int) -> Value:
+    return flip(cumsum_(flip(g, axis), axis=axis), axis)
+
+
+def cumsum(x: Any, axis: int | None = None) -> Any:
+    """The running sum along an axis (of the flattened x by default).
+
+    >>> import minigrad as mg
+    >>> mg.cumsum([1.0, 2.0, 3.0])
+    array([1., 3., 6.])
+    """
+    x = as_value("cumsum", x)
+    if axis is None:
+        return cumsum_(reshape_(x, shape=(-1,)), axis=0)
+    return cumsum_(x, axis=axes_of("cumsum", (axis,), len(x.shape))[0])
+
+
+# ---- log-sum-exp and norm ------------------------------------------------------------------------------------------
+
+
+@primitive()
+def logsumexp_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    top = xp.max(x, axis=axis, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # an infinite one would make inf - inf
+    total = xp.log(xp.sum(xp.exp(x - top), axis=axis, keepdims=True)) + top
+    return total if keepdims else xp.reshape(total, [n for a, n in enumerate(total.shape) if a not in axis])
+
+
+def _softmax(out: Value, x: Value, axis: Axes) -> Value:
+    total = _kept(out, x, axis)
+    return exp(x - where(constant(total) == -math.inf, 0.0, total))  # of nothing but -inf: all 0
+
+
+@logsumexp_.vjp(0)
+def logsumexp_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return scaled(_kept(g, x, axis), _softmax(out, x, axis))
+
+
+@logsumexp_.jvp(0)
+def logsumexp_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return sum_(scaled(t, _softmax(out, x, axis)), axis=axis, keepdims=keepdims)
+
+
+def logsumexp(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
+    """log(sum(e ** x)) over the given axes, without overflow. Raises ValueError where there are no elements.
+
+    >>> import minigrad as mg
+    >>> float(mg.logsumexp([1000.0, 1000.0]))
+    1000.6931471805599
+    """
+    x = as_value("logsumexp", x)
+    return logsumexp_(x, axis=axes_of("logsumexp", axis, len(x.shape)), keepdims=keepdims)
+
+
+@primitive()
+def norm_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return xp.sqrt(xp.sum(x * x, axis=axis, keepdims=keepdims))
+
+
+def _direction(out: Value, x: Value, axis: Axes) -> Value:
+    """x / norm(x), and 0 where x is 0: the subgradient of least length."""
+    length = _kept(out, x, axis)
+    zero = constant(length) == 0
+    return where(zero, 0.0, x / where(zero, 1.0, length))
+
+
+@norm_.vjp(0)
+def norm_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return scaled(_kept(g, x, axis), _direction(out, x, axis))
+
+
+@norm_.jvp(0)
+def norm_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return sum_(scaled(t, _direction(out, x, axis)), axis=axis, keepdims=keepdims)
+
+
+def norm(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
+    """The Euclidean norm over the given axes (all: of the flattened x); its derivative at 0 is 0.
+
+    >>> import minigrad as mg
+    >>> float(mg.norm([3.0, 4.0]))
+    5.0
+    """
+    x = as_value("norm", x)
+    return norm_(x, axis=axes_of("norm", axis, len(x.shape)), keepdims=keepdims)

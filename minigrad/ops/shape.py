@@ -1,0 +1,325 @@
+"""Ops that move elements and compute nothing: every one is linear, and most are each other's transpose."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.ops.indexing import getitem_, take
+from minigrad.ops.op import as_value, axes_of, axis_of, primitive
+from minigrad.tape import Array, Value
+
+# ---- reshape and transpose -----------------------------------------------------------------------------------------
+
+
+@primitive(linear="each")
+def reshape_(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
+    return xp.reshape(x, shape)
+
+
+@reshape_.vjp(0)
+def reshape_dx(g: Value, out: Value, x: Value, *, shape: tuple[int, ...]) -> Value:
+    return reshape_(g, shape=x.shape)
+
+
+def reshape(x: Any, shape: int | Sequence[int]) -> Any:
+    """x with another shape of as many elements, in C order; one entry may be -1.
+
+    >>> import minigrad as mg
+    >>> mg.reshape([1.0, 2.0, 3.0, 4.0], (2, -1))
+    array([[1., 2.],
+           [3., 4.]])
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    return reshape_(x, shape=tuple(operator.index(n) for n in sizes))
+
+
+@primitive(linear="each")
+def transpose_(xp: Any, x: Array, *, axes: tuple[int, ...]) -> Array:
+    return xp.transpose(x, axes)
+
+
+@transpose_.vjp(0)
+def transpose_dx(g: Value, out: Value, x: Value, *, axes: tuple[int, ...]) -> Value:
+    return transpose_(g, axes=tuple(sorted(range(len(axes)), key=axes.__getitem__)))
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """x with its axes in another order; reversed by default.
+
+    >>> import minigrad as mg
+    >>> mg.transpose([[1.0, 2.0], [3.0, 4.0]])
+    array([[1., 3.],
+           [2., 4.]])
+    """
+    x = as_value("transpose", x)
+    ndim = len(x.shape)
+    if axes is None:
+        return transpose_(x, axes=tuple(range(ndim))[::-1])
+    if axes_of("transpose", tuple(axes), ndim) != tuple(range(ndim)):
+        raise ValueError(f"minigrad.transpose: {tuple(axes)} does not name each of {ndim} axes once")
+    return transpose_(x, axes=tuple(a % ndim for a in axes))
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """x with two axes exchanged.
+
+    >>> import minigrad as mg
+    >>> mg.swapaxes([[1.0, 2.0]], 0, 1).shape
+    (2, 1)
+    """
+    x = as_value("swapaxes", x)
+    axes = list(range(len(x.shape)))
+    a, b = axis_of("swapaxes", axis1, len(axes)), axis_of("swapaxes", axis2, len(axes))
+    axes[a], axes[b] = axes[b], axes[a]
+    return transpose_(x, axes=tuple(axes))
+
+
+def moveaxis(x: Any, source: int, destination: int) -> Any:
+    """x with one axis moved to another place, the others in their order.
+
+    >>> import minigrad as mg
+    >>> mg.moveaxis([[[1.0, 2.0, 3.0]]], 2, 0).shape
+    (3, 1, 1)
+    """
+    x = as_value("moveaxis", x)
+    ndim = len(x.shape)
+    old, new = axis_of("moveaxis", source, ndim), axis_of("moveaxis", destination, ndim)
+    axes = [a for a in range(ndim) if a != old]
+    axes.insert(new, old)
+    return transpose_(x, axes=tuple(axes))
+
+
+def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
+    """x with axes of size 1 inserted at the given places of the result.
+
+    >>> import minigrad as mg
+    >>> mg.expand_dims([1.0, 2.0], 0).shape
+    (1, 2)
+    """
+    x = as_value("expand_dims", x)
+    count = len(axis) if isinstance(axis, tuple) else 1
+    axes = axes_of("expand_dims", axis, len(x.shape) + count)
+    sizes = iter(x.shape)
+    return reshape_(x, shape=tuple(1 if a in axes else next(sizes) for a in range(len(x.shape) + count)))
+
+
+def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+    """x without the given axes, which must have size 1; by default without all of size 1.
+
+    >>> import minigrad as mg
+    >>> mg.squeeze([[[1.0, 2.0]]]).shape
+    (2,)
+    """
+    x = as_value("squeeze", x)
+    ones = tuple(a for a, n in enumerate(x.shape) if n == 1)
+    axes = ones if axis is None else axes_of("squeeze", axis, len(x.shape))
+    if not set(axes) <= set(ones):
+        raise ValueError(f"minigrad.squeeze: axes {axes} of shape {tuple(x.shape)} must have size 1")
+    return reshape_(x, shape=tuple(n for a, n in enumerate(x.shape) if a not in axes))
+
+
+# ---- broadcasting --------------------------------------------------------------------------------------------------
+
+
+@primitive(linear="each")
+def broadcast_to_(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
+    return xp.broadcast_to(x, shape)
+
+
+@broadcast_to_.vjp(0)
+def broadcast_to_dx(g: Value, out: Value, x: Value, *, shape: tuple[int, ...]) -> Value:
+    return g  # `unbroadcast` sums it to the shape of x, as it does for every op
+
+
+def broadcast_to(x: Any, shape: int | Sequence[int]) -> Any:
+    """x repeated along new axes and axes of size 1, without copying; the result is read-only.
+
+    >>> import minigrad as mg
+    >>> mg.broadcast_to([1.0, 2.0], (2, 2))
+    array([[1., 2.],
+           [1., 2.]])
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    return broadcast_to_(x, shape=tuple(operator.index(n) for n in sizes))
+
+
+# ---- joining and cutting -------------------------------------------------------------------------------------------
+
+
+@primitive(linear="jointly")
+def concatenate_(xp: Any, *xs: Array, axis: int) -> Array:
+    return xp.concatenate(xs, axis=axis)
+
+
+@concatenate_.vjp_all
+def concatenate_dxs(
+    g: Value, out: Value, values: Sequence[Value], static: dict[str, Any], wanted: Sequence[Any]
+) -> list[Value | None]:
+    axis = static["axis"]
+    gradients: list[Value | None] = []
+    start = 0
+    for x, want in zip(values, wanted, strict=True):
+        stop = start + x.shape[axis]
+        part = None
+        if want is not None:
+            part = getitem_(g, index=(slice(None),) * axis + (slice(start, stop),))
+            part = part if part.dtype == x.dtype else part.astype(x.dtype)
+        gradients.append(part)
+        start = stop
+    return gradients
+
+
+def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays joined along an axis that they have; they agree in every other.
+
+    >>> import minigrad as mg
+    >>> mg.concatenate([[1.0, 2.0], [3.0]])
+    array([1., 2., 3.])
+    """
+    xs = [as_value("concatenate", x) for x in xs]
+    if not xs:
+        raise ValueError("minigrad.concatenate needs at least one array")
+    return concatenate_(*xs, axis=axis_of("concatenate", axis, len(xs[0].shape)))
+
+
+def stack(xs: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays of one shape joined along a new axis.
+
+    >>> import minigrad as mg
+    >>> mg.stack([[1.0, 2.0], [3.0, 4.0]])
+    array([[1., 2.],
+           [3., 4.]])
+    """
+    xs = [as_value("stack", x) for x in xs]
+    if not xs:
+        raise ValueError("minigrad.stack needs at least one array")
+    shapes = {tuple(x.shape) for x in xs}
+    if len(shapes) > 1:
+        raise ValueError(f"minigrad.stack: the arrays differ in shape: {sorted(shapes)}")
+    axis = axis_of("stack", axis, len(xs[0].shape) + 1)
+    return concatenate_(*[expand_dims(x, axis) for x in xs], axis=axis)
+
+
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
+    """x cut along an axis: into `sections` equal parts, or before each of the given indices.
+
+    Raises ValueError where equal parts are not possible.
+
+    >>> import minigrad as mg
+    >>> mg.split([1.0, 2.0, 3.0, 4.0], 2)
+    [array([1., 2.]), array([3., 4.])]
+    """
+    x = as_value("split", x)
+    axis = axis_of("split", axis, len(x.shape))
+    n = x.shape[axis]
+    if isinstance(sections, Sequence):
+        cuts = [0, *[min(operator.index(i) + (n if i < 0 else 0), n) for i in sections], n]
+    else:
+        if sections < 1 or n % sections:
+            raise ValueError(f"minigrad.split: axis {axis} of size {n} does not divide into {sections} equal parts")
+        cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
+    before = (slice(None),) * axis
+    return [getitem_(x, index=(*before, slice(a, max(a, b)))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+    """x backwards along the given axes; along all by default.
+
+    >>> import minigrad as mg
+    >>> mg.flip([1.0, 2.0, 3.0])
+    array([3., 2., 1.])
+    """
+    x = as_value("flip", x)
+    axes = axes_of("flip", axis, len(x.shape))
+    backwards = tuple(slice(None, None, -1) if a in axes else slice(None) for a in range(len(x.shape)))
+    return getitem_(x, index=backwards)
+
+
+@primitive(linear="each")
+def pad_(xp: Any, x: Array, *, widths: tuple[tuple[int, int], ...]) -> Array:
+    return xp.pad(x, widths)
+
+
+@pad_.vjp(0)
+def pad_dx(g: Value, out: Value, x: Value, *, widths: tuple[tuple[int, int], ...]) -> Value:
+    return getitem_(g, index=tuple(slice(a, a + n) for (a, _), n in zip(widths, x.shape, strict=True)))
+
+
+def pad(x: Any, widths: Any) -> Any:
+    """x with zeros around it: `widths` is a number, (before, after), or one such pair for each axis.
+
+    >>> import minigrad as mg
+    >>> mg.pad([1.0, 2.0], (1, 2))
+    array([0., 1., 2., 0., 0.])
+    """
+    x = as_value("pad", x)
+    try:
+        pairs = np.broadcast_to(np.asarray(widths), (len(x.shape), 2)).tolist()
+    except ValueError:
+        raise ValueError(
+            f"minigrad.pad: widths {widths} do not fit {len(x.shape)} axes; give (before, after) for each"
+        ) from None
+    if any(operator.index(n) < 0 for pair in pairs for n in pair):
+        raise ValueError(f"minigrad.pad: widths must not be negative, got {widths}")
+    return pad_(x, widths=tuple((a, b) for a, b in pairs))
+
+
+def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any:
+    """x with each element (along an axis; of the flattened x by default) repeated.
+
+    >>> import minigrad as mg
+    >>> mg.repeat([1.0, 2.0], [1, 2])
+    array([1., 2., 2.])
+    """
+    x = as_value("repeat", x)
+    n = math.prod(x.shape) if axis is None else x.shape[axis_of("repeat", axis, len(x.shape))]
+    return take(x, np.repeat(np.arange(n), repeats), axis=axis)
+
+
+# ---- copies --------------------------------------------------------------------------------------------------------
+
+
+@primitive(linear="each")
+def copy_(xp: Any, x: Array) -> Array:
+    return x.copy()
+
+
+@copy_.vjp(0)
+def copy_dx(g: Value, out: Value, x: Value) -> Value:
+    return g
+
+
+def copy(x: Any) -> Any:
+    """A copy of x that shares no memory with it.
+
+    >>> import minigrad as mg
+    >>> mg.copy([1.0, 2.0])
+    array([1., 2.])
+    """
+    return copy_(x)
+
+
+@primitive(linear="each")
+def astype_(xp: Any, x: Array, *, dtype: np.dtype[Any]) -> Array:
+    return x.astype(dtype)
+
+
+@astype_.vjp(0)
+def astype_dx(g: Value, out: Value, x: Value, *, dtype: np.dtype[Any]) -> Value:
+    return astype_(g, dtype=x.dtype)
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    """x in another dtype. Between floating dtypes gradients pass, in the dtype of x; to integers they end.
+
+    >>> import minigrad as mg
+    >>> mg.astype([1.0, 2.0], "float32")
+    array([1., 2.], dtype=float32)
+    """
+    return astype_(x, dtype=np.dtype(dtype))
+

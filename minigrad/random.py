@@ -1,0 +1,107 @@
+"""Random numbers that depend on a key alone: the same draws on every backend, in every replay.
+
+Outside of `scan` a draw is a function of its seed. In a scan's body the key is (seed, call, step): each step and each
+call in it draws anew, and recomputing the body draws the same again. Numbers are made by NumPy's counter-based Philox
+generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) on the host, then moved.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from minigrad.backend import backend_of, default_backend
+from minigrad.ops.op import as_value
+from minigrad.tape import constant, scoped
+from minigrad.tensor import Tensor
+
+Shape = int | tuple[int, ...]
+
+_steps: ContextVar[tuple[int, ...]] = ContextVar("minigrad_random_steps", default=())
+_calls: ContextVar[int] = ContextVar("minigrad_random_calls", default=0)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[int], None]]:
+    """A scan's scope (inside those of the scans around it): call what it gives with t when step t begins."""
+    outer = _steps.get()
+
+    def enter(t: int) -> None:
+        _steps.set((*outer, t))
+        _calls.set(0)
+
+    with scoped(_steps, outer), scoped(_calls, 0):
+        yield enter
+
+
+def generator(seed: int | Sequence[int]) -> np.random.Generator:
+    """NumPy's generator for the key (seed, call, step) that holds here. It takes a call's number in a scan's body.
+
+    >>> from minigrad import random
+    >>> bool(random.generator(7).random() == random.generator(7).random())
+    True
+    """
+    seeds = [operator.index(s) for s in seed] if isinstance(seed, Sequence) else [operator.index(seed)]
+    if any(s < 0 for s in seeds):
+        raise ValueError(f"a seed is an integer of at least 0, or a sequence of such, got {seed}")
+    steps = _steps.get()
+    key = [len(seeds), *seeds]
+    if steps:
+        key += [_calls.get(), *steps]
+        _calls.set(_calls.get() + 1)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def normal(shape: Shape, seed: int | Sequence[int], dtype: Any = "float64") -> Tensor:
+    """Draws from the normal distribution of mean 0 and standard deviation 1.
+
+    >>> import minigrad as mg
+    >>> mg.random.normal((2, 3), seed=0).shape
+    (2, 3)
+    """
+    return _tensor(generator(seed).standard_normal(shape), dtype)
+
+
+def uniform(shape: Shape, seed: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = "float64") -> Tensor:
+    """Draws from the uniform distribution on [low, high).
+
+    >>> import minigrad as mg
+    >>> bool((mg.random.uniform(100, seed=0, low=2.0, high=3.0) >= 2.0).all())
+    True
+    """
+    return _tensor(generator(seed).uniform(low, high, shape), dtype)
+
+
+def bernoulli(shape: Shape, seed: int | Sequence[int], p: float = 0.5, dtype: Any = "float64") -> Tensor:
+    """1 with probability p, else 0. Raises ValueError for a p outside [0, 1].
+
+    >>> import minigrad as mg
+    >>> mg.random.bernoulli(3, seed=0, p=1.0)
+    Tensor([1., 1., 1.])
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"a probability lies between 0 and 1, got {p}")
+    return _tensor(generator(seed).random(shape) < p, dtype)
+
+
+def categorical(logits: Any, seed: int | Sequence[int]) -> Tensor:
+    """One class a row, drawn with probabilities softmax(logits): (..., classes) to integers (...). No derivative.
+
+    Source: the Gumbel-max trick (Gumbel, 1954). Waits for the device.
+
+    >>> import minigrad as mg
+    >>> mg.random.categorical([[0.0, 1000.0], [1000.0, 0.0]], seed=0)
+    Tensor([1, 0], int64)
+    """
+    array = constant(as_value("random.categorical", logits))
+    host = backend_of(array).to_host(array)
+    return Tensor(backend_of(array).asarray(np.argmax(host + generator(seed).gumbel(size=host.shape), axis=-1)))
+
+
+def _tensor(host: np.ndarray[Any, Any], dtype: Any) -> Tensor:
+    return Tensor(default_backend().asarray(np.asarray(host).astype(np.dtype(dtype))))

@@ -1,0 +1,134 @@
+"""What `scan` means, and the checks at its door."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from minigrad import tree
+from minigrad.ops.op import as_value
+from minigrad.ops.sequence import as_lengths
+from minigrad.scan.carry import Carry
+from minigrad.scan.loop import run_loop
+from minigrad.scan.problem import Problem
+from minigrad.tensor import Tensor
+
+Fn = Callable[[Any, Any], Any]
+
+
+def scan(
+    fn: Fn,
+    elems: Any,
+    initializer: Any,
+    *,
+    has_output: bool = False,
+    reverse: bool = False,
+    lengths: Any = None,
+    length: int | None = None,
+    unroll: bool = False,
+    checkpoint: int | str | None = None,
+) -> Any:
+    """Apply `fn` along axis 0 of `elems`, handing a state on from step to step. Without options it means
+
+        def scan(fn, elems, initializer):
+            state, states = initializer, []
+            for x in elems:
+                state = fn(state, x)
+                states.append(state)
+            return mg.stack(states)
+
+    and with `has_output=True`, where `fn(state, x)` returns `(state, output)`, it returns `(state, mg.stack(outputs))`.
+    States, elems and outputs are pytrees; the leaves of elems are (T, ...), and T may be 0.
+
+    `reverse=True` walks from the last step to the first; results stay in the order of `elems`.
+    `lengths` (an integer for each row, 0 to T): rows are axis 1 of elems and axis 0 of states and outputs. Past its
+    length a row's state is copied through and its output is zero (reverse: before it begins), and what stands in the
+    padding, even NaN, changes no result and gets a gradient of exactly 0. Rows must not meet in `fn`: no mean over
+    the batch, say. This version does not detect it if they do.
+    `length`: T, where `elems` has no leaves (None).
+    `checkpoint`: keep the state of every k-th step only and compute the others again in backward ("sqrt": k = sqrt T).
+    `unroll`: `fn` is called at every step on the ordinary tape. This version always does so.
+
+    `fn` must be pure. Draws of `minigrad.random` in it are new at each step. The state must keep its structure,
+    shapes and dtypes. Raises TypeError or ValueError naming the leaf where an argument or a result does not fit.
+    Source: the form of TensorFlow's scan (r0.11), the meaning of `reverse` and pytrees as in JAX's lax.scan.
+
+    >>> import minigrad as mg, numpy as np
+    >>> mg.scan(lambda total, x: total + x, np.array([1.0, 2.0, 3.0]), 0.0)
+    array([1., 3., 6.])
+    >>> mg.scan(lambda s, x: (s + x, s * x), np.array([1.0, 2.0, 3.0]), 0.0, has_output=True)
+    (array(6.), array([0., 2., 9.]))
+    """
+    if hasattr(fn, "zero_state"):
+        raise TypeError(
+            f"scan takes fn(state, x), and a {type(fn).__name__} is called as cell(x, state): use mg.nn.dynamic_rnn"
+        )
+    if not callable(fn):
+        raise TypeError(f"scan takes a function fn(state, x), got {type(fn).__name__}")
+    elem_leaves, elem_structure = _leaves("elems", elems)
+    carry = Carry(*_leaves("initializer", initializer))
+    steps = _steps(elem_leaves, elem_structure, length)
+    rows = None if lengths is None else _rows(lengths, steps, elem_leaves, elem_structure, carry)
+    boxed = any(isinstance(leaf, Tensor) for leaf in tree.flatten((elems, initializer))[0])
+    problem = Problem(fn, elem_leaves, elem_structure, carry, has_output, reverse, rows, steps)
+    state, stacked = run_loop(problem, _interval(checkpoint, steps))
+    results = (state, stacked) if has_output else stacked
+    return tree.map(lambda leaf: leaf if boxed or leaf.requires_grad else leaf.array, results)
+
+
+def _leaves(what: str, given: Any) -> tuple[list[Tensor], tree.Structure]:
+    leaves, structure = tree.flatten(given)
+    values = []
+    for leaf, path in zip(leaves, structure.paths(), strict=True):
+        try:
+            value = as_value("scan", leaf)
+        except TypeError as error:
+            raise TypeError(f"{what}{path} of scan: {error}") from None
+        values.append(value if isinstance(value, Tensor) else Tensor(value))
+    return values, structure
+
+
+def _steps(leaves: list[Tensor], structure: tree.Structure, length: int | None) -> int:
+    """T, on which all of elems and `length` must agree."""
+    if length is not None and operator.index(length) < 0:
+        raise ValueError(f"scan: length must be at least 0, got {length}")
+    if not leaves:
+        if length is None:
+            raise ValueError("scan needs elems with at least one array, or length=, the number of steps")
+        return operator.index(length)
+    sizes = {}
+    for leaf, path in zip(leaves, structure.paths(), strict=True):
+        if not leaf.shape:
+            raise ValueError(f"elems{path} of scan has no time axis: its shape is ()")
+        sizes[f"elems{path}"] = leaf.shape[0]
+    if length is not None:
+        sizes["length"] = length
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name}: {n}" for name, n in sizes.items())
+        raise ValueError(f"scan walks over axis 0, whose size must be one number of steps, got {listed}")
+    return leaves[0].shape[0]
+
+
+def _rows(lengths: Any, steps: int, leaves: list[Tensor], structure: tree.Structure, carry: Carry) -> Any:
+    """The checked lengths, one for each row of elems and state."""
+    rows = as_lengths("scan", lengths, None, steps)
+    for leaf, path in zip(leaves, structure.paths(), strict=True):
+        if leaf.ndim < 2 or leaf.shape[1] != len(rows):
+            raise ValueError(
+                f"with {len(rows)} lengths, elems{path} of scan is (T, {len(rows)}, ...): rows are its axis 1; "
+                f"got shape {leaf.shape}"
+            )
+    carry.check_rows(len(rows))
+    return rows
+
+
+def _interval(checkpoint: int | str | None, steps: int) -> int | None:
+    if checkpoint is None:
+        return None
+    if checkpoint == "sqrt":
+        return max(1, math.isqrt(steps))
+    if isinstance(checkpoint, str) or operator.index(checkpoint) < 1:
+        raise ValueError(f'checkpoint is None, "sqrt" or a number of steps of at least 1, got {checkpoint!r}')
+    return operator.index(checkpoint)

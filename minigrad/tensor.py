@@ -1,0 +1,607 @@
+"""Tensor: an array and its place on the tape, with NumPy's operators, methods and functions."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minigrad import ops, tape
+from minigrad.backend import Backend, backend_of, default_backend, get_backend
+from minigrad.ops.op import as_value
+from minigrad.tape import Array, Box, Leaf, constant
+
+ArrayLike = Any
+
+
+class Tensor(Box):
+    """An array that remembers how it was made. Make one with `mg.tensor`, `mg.asarray`, `mg.zeros`, ...
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0, 3.0], requires_grad=True, name="x")
+    >>> loss = (x * x).sum()
+    >>> loss.backward()
+    >>> x.grad
+    array([2., 4., 6.])
+    """
+
+    __slots__ = ("_name", "__weakref__")
+
+    # ---- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Array:
+        """The array. While the tape needs it, a NumPy array is read-only; assign a new array instead of writing."""
+        record = self.record
+        if record is not None and record.__class__ is not Leaf and record.values is not None:
+            record.held = (record.held, tape.hold(self.array, self.backend))
+        return self.array
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if self.record is not None and not isinstance(self.record, Leaf):
+            raise RuntimeError(
+                f"cannot assign .data of a result of `{self.record.op.name}`: only of a tensor that you made"
+            )
+        array = constant(array)
+        if type(array) is not type(self.array) or array.shape != self.array.shape or array.dtype != self.array.dtype:
+            got = f"{array.dtype}{tuple(array.shape)}" if hasattr(array, "dtype") else type(array).__name__
+            raise ValueError(
+                f".data of {self._title()} is a {self.backend.name} array {self.dtype}{self.shape}, got {got}; "
+                "convert it with astype, or make a new tensor"
+            )
+        self.array = array
+        if self.record is not None:
+            self.record.out = array
+
+    @property
+    def grad(self) -> Array | None:
+        """What `backward()` has added up so far, an array of this tensor's shape and dtype, or None."""
+        return self.record.grad if isinstance(self.record, Leaf) else None
+
+    @grad.setter
+    def grad(self, value: Array | None) -> None:
+        if not isinstance(self.record, Leaf):
+            raise RuntimeError("only a tensor made with requires_grad=True has a .grad")
+        value = constant(value)
+        if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
+            raise ValueError(f".grad of {self._title()} is {self.dtype}{self.shape}, got {value.dtype}{value.shape}")
+        self.record.grad = value
+
+    @property
+    def name(self) -> str | None:
+        """A name for tables and errors."""
+        return getattr(self, "_name", None)
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        self._name = name
+        if isinstance(self.record, Leaf):
+            self.record.name = name
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded."""
+        return self.record is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype  # type: ignore[no-any-return]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.array.shape)
+
+    @property
+    def size(self) -> int:
+        return int(self.array.size)
+
+    @property
+    def backend(self) -> Backend:
+        return backend_of(self.array)
+
+    def _title(self) -> str:
+        return f"tensor {self.name!r}" if self.name else "this tensor"
+
+    def __repr__(self) -> str:
+        body = np.array2string(self.backend.to_host(self.array), separator=", ", prefix="Tensor(")
+        made = "" if self.record is None else ", requires_grad" if isinstance(self.record, Leaf) else (
+            f", from {self.record.op.name}"
+        )
+        dtype = "" if self.dtype == np.float64 else f", {self.dtype}"
+        where = "" if self.backend.name == "numpy" else f", {self.backend.name}"
+        name = f", name={self.name!r}" if self.name else ""
+        return f"Tensor({body}{dtype}{where}{made}{name})"
+
+    # ---- differentiation -------------------------------------------------------------------------------------
+
+    def backward(self, g: ArrayLike = None, retain: bool = False) -> None:
+        """Add the gradient of this tensor to `.grad` of every tensor below it that requires one.
+
+        `g` is the cotangent: an array of this tensor's shape, 1 by default for a tensor of one element. The records
+        are freed, so a second call raises RuntimeError unless the first had `retain=True`.
+
+        >>> import minigrad as mg
+        >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * 3).backward([1.0, 10.0])
+        >>> x.grad
+        array([ 3., 30.])
+        """
+        if self.record is None:
+            raise RuntimeError(
+                "backward() needs a tensor that depends on one made with requires_grad=True; this one is a constant"
+            )
+        tape.backward(self.record, cotangent_for(self, g), retain)
+
+    def detach(self) -> Tensor:
+        """The same array as a constant: no gradient passes."""
+        return Tensor(self.array)
+
+    def item(self) -> float | int | bool:
+        """The one element as a Python number. Waits for the device."""
+        if self.size != 1:
+            raise ValueError(f"item() needs a tensor of one element, got shape {self.shape}")
+        self._forbid_inside_trace("item()")
+        return self.backend.to_host(self.array).item()  # type: ignore[no-any-return]
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """A copy of the values as a NumPy array. Waits for the device."""
+        self._forbid_inside_trace("numpy()")
+        return np.array(self.backend.to_host(self.array))
+
+    def to(self, backend: str) -> Tensor:
+        """A tensor with the same values on another backend, a leaf of its own if this one requires a gradient.
+
+        No gradient passes between backends: RuntimeError for a tensor that was computed from one that requires it.
+        """
+        if self.record is not None and not isinstance(self.record, Leaf):
+            raise RuntimeError("no gradient passes between backends: move the inputs, or detach() this result first")
+        target = get_backend(backend)
+        array = self.array if target is self.backend else target.asarray(self.backend.to_host(self.array))
+        return tensor(array, requires_grad=self.requires_grad, name=self.name)
+
+    def _forbid_inside_trace(self, what: str) -> None:
+        if self.record is not None and tape.depends_on_open_variable(self.record):
+            raise TypeError(
+                f"{what} inside a function that is being differentiated would lose the gradient: use minigrad's ops, "
+                "or stop_gradient if no gradient is meant to pass"
+            )
+
+    # ---- Python's and NumPy's protocols ----------------------------------------------------------------------
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only an integer tensor can be an index, got {self.dtype}")
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous; use .all(), .any() or mg.where")
+        return bool(self.backend.to_host(self.array).item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([self[i] for i in range(len(self))])
+
+    __hash__ = object.__hash__
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if self.record is not None:
+            raise TypeError(
+                "converting a tensor that requires a gradient to a NumPy array would lose the gradient: use minigrad's "
+                "ops, or .numpy() if no gradient is meant to pass"
+            )
+        host = self.backend.to_host(self.array)
+        if self.backend.name != "numpy":
+            raise TypeError(f"a {self.backend.name} tensor is not converted to NumPy implicitly; use .numpy()")
+        return np.array(host, dtype=dtype) if copy is not False else np.asarray(host, dtype=dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if options.pop("out", None) is not None:
+            raise TypeError(f"numpy.{ufunc.__name__}(..., out=) with a Tensor would lose the gradient; leave out `out`")
+        if method == "reduce" and ufunc in (np.add, np.multiply, np.maximum, np.minimum):
+            return np_function(ufunc.__name__ + ".reduce", options)(*inputs, **options)
+        fn = UFUNCS.get(ufunc)
+        if fn is None or method != "__call__" or options:
+            form = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
+            raise TypeError(
+                f"numpy.{form}{' with ' + ', '.join(options) if options else ''} has no minigrad op, so it cannot be "
+                "recorded; use another, define one with minigrad.custom_op, or detach() the tensor first"
+            )
+        return fn(*inputs)
+
+    def __array_function__(self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+        fn = FUNCTIONS.get(func)
+        if fn is None:
+            raise TypeError(
+                f"numpy.{func.__name__} has no minigrad op, so it cannot be recorded; use another, define one with "
+                "minigrad.custom_op, or detach() the tensor first"
+            )
+        if kwargs.pop("out", None) is not None:
+            raise TypeError(f"numpy.{func.__name__}(..., out=) with a Tensor would lose the gradient; leave out `out`")
+        return fn(*args, **{key: value for key, value in kwargs.items() if value is not np._NoValue})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError(
+            "a Tensor is not written to in place: build the result with mg.where, mg.concatenate or mg.stack, "
+            "or assign a new array to .data"
+        )
+
+    def __reduce__(self) -> Any:
+        if self.record is not None and not isinstance(self.record, Leaf):
+            raise TypeError("a tensor computed from others cannot be pickled or deep-copied; detach() it first")
+        return _rebuild, (self.array, self.requires_grad, self.name, self.grad)
+
+    # ---- operators -------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Any:
+        return ops.add(self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return ops.add(other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return ops.subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return ops.subtract(other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return ops.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return ops.multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return ops.divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return ops.divide(other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return ops.power(self, other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return ops.power(other, self)
+
+    def __matmul__(self, other: Any) -> Any:
+        return ops.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return ops.matmul(other, self)
+
+    def __neg__(self) -> Any:
+        return ops.negative(self)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __abs__(self) -> Any:
+        return ops.abs(self)
+
+    def __getitem__(self, index: Any) -> Any:
+        return ops.getitem(self, index)
+
+    def __eq__(self, other: object) -> Any:
+        return _compare(operator.eq, self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return _compare(operator.ne, self, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return _compare(operator.lt, self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return _compare(operator.le, self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _compare(operator.gt, self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return _compare(operator.ge, self, other)
+
+    def __and__(self, other: Any) -> Any:
+        return _compare(operator.and_, self, other)
+
+    def __or__(self, other: Any) -> Any:
+        return _compare(operator.or_, self, other)
+
+    def __xor__(self, other: Any) -> Any:
+        return _compare(operator.xor, self, other)
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __invert__(self) -> Any:
+        return Tensor(~self.array)
+
+    def all(self, axis: Any = None) -> Tensor:
+        return Tensor(self.backend.asarray(self.backend.xp.all(self.array, axis=axis)))
+
+    def any(self, axis: Any = None) -> Tensor:
+        return Tensor(self.backend.asarray(self.backend.xp.any(self.array, axis=axis)))
+
+    # ---- methods, in NumPy's style ---------------------------------------------------------------------------
+
+    @property
+    def T(self) -> Any:  # noqa: N802  # NumPy's name
+        return ops.transpose(self)
+
+    def reshape(self, *shape: Any) -> Any:
+        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: Any) -> Any:
+        return ops.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
+
+    def ravel(self) -> Any:
+        return ops.reshape(self, -1)
+
+    flatten = ravel
+
+    def clip(self, min: Any = None, max: Any = None) -> Any:
+        return ops.clip(self, min, max)
+
+    def dot(self, other: Any) -> Any:
+        return ops.dot(self, other)
+
+    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
+        return ops.sqrt(ops.var(self, axis, keepdims, ddof))
+
+
+def _method(name: str) -> Callable[..., Any]:
+    fn = ops.PUBLIC[name]
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return fn(self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = name, f"`minigrad.{name}` of this tensor."
+    return method
+
+
+for _name in (
+    "argmax", "astype", "copy", "cumsum", "max", "mean", "min", "prod", "repeat", "squeeze", "sum", "swapaxes", "take",
+    "var",
+):  # fmt: skip
+    setattr(Tensor, _name, _method(_name))
+
+Box.new = Tensor
+
+
+def _compare(compare: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Any:
+    """A comparison is a constant: it has no derivative."""
+    b = constant(b)
+    if isinstance(b, list):
+        b = as_value("asarray", b)
+    out = compare(a.array, b)
+    return out if out is NotImplemented else Tensor(a.backend.asarray(out))
+
+
+def _rebuild(array: Array, requires_grad: bool, name: str | None, grad: Array | None) -> Tensor:
+    copy = tensor(array, requires_grad=requires_grad, name=name)
+    if requires_grad:
+        copy.grad = grad
+    return copy
+
+
+# ---- making tensors ------------------------------------------------------------------------------------------------
+
+
+def tensor(
+    data: ArrayLike, dtype: Any = None, requires_grad: bool = False, name: str | None = None
+) -> Tensor:
+    """A tensor with a copy of `data` (numbers, nested lists, an array, a Tensor), on the default backend.
+
+    An array of another backend stays there. With `requires_grad=True` it is a leaf of the tape, whose `.grad`
+    `backward()` fills; TypeError then for a dtype that is not floating.
+
+    >>> import minigrad as mg
+    >>> mg.tensor([1.0, 2.0], dtype="float32", requires_grad=True, name="w")
+    Tensor([1., 2.], float32, requires_grad, name='w')
+    """
+    array = _array(data, dtype).copy()
+    if not requires_grad:
+        return _named(Tensor(array), name)
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"only a floating tensor can require a gradient, got dtype {array.dtype}; pass dtype='float32' or 'float64'"
+        )
+    return _named(Tensor(array, Leaf(array)), name)
+
+
+def asarray(data: ArrayLike, dtype: Any = None) -> Tensor:
+    """A constant tensor that shares the memory of `data` where it can.
+
+    >>> import minigrad as mg
+    >>> mg.asarray([1.0, 2.0])
+    Tensor([1., 2.])
+    """
+    if isinstance(data, Tensor) and (dtype is None or data.dtype == dtype):
+        return data
+    return Tensor(_array(data, dtype))
+
+
+def _array(data: ArrayLike, dtype: Any) -> Array:
+    if isinstance(data, Tensor):
+        if data.record is not None and not isinstance(data.record, Leaf):
+            raise TypeError("copying a tensor that requires a gradient would lose it; use mg.copy, or detach() it first")
+        data = data.array
+    elif not _on_device(data):
+        data = default_backend().asarray(data)
+    return data if dtype is None or data.dtype == np.dtype(dtype) else data.astype(dtype)
+
+
+def _on_device(data: ArrayLike) -> bool:
+    try:
+        return backend_of(data).name != "numpy"
+    except TypeError:
+        return False
+
+
+def _named(t: Tensor, name: str | None) -> Tensor:
+    if name is not None:
+        t.name = name
+    return t
+
+
+def _created(name: str, shape: Any, dtype: Any, requires_grad: bool, *args: Any) -> Tensor:
+    backend = default_backend()
+    return tensor(getattr(backend.xp, name)(shape, *args, dtype=np.dtype(dtype)), requires_grad=requires_grad)
+
+
+def zeros(shape: int | tuple[int, ...], dtype: Any = "float64", requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros on the default backend.
+
+    >>> import minigrad as mg
+    >>> mg.zeros(2)
+    Tensor([0., 0.])
+    """
+    return _created("zeros", shape, dtype, requires_grad)
+
+
+def ones(shape: int | tuple[int, ...], dtype: Any = "float64", requires_grad: bool = False) -> Tensor:
+    """A tensor of ones on the default backend.
+
+    >>> import minigrad as mg
+    >>> mg.ones((1, 2))
+    Tensor([[1., 1.]])
+    """
+    return _created("ones", shape, dtype, requires_grad)
+
+
+def full(shape: int | tuple[int, ...], value: float, dtype: Any = "float64", requires_grad: bool = False) -> Tensor:
+    """A tensor filled with one value on the default backend.
+
+    >>> import minigrad as mg
+    >>> mg.full(2, 7.0)
+    Tensor([7., 7.])
+    """
+    return _created("full", shape, dtype, requires_grad, value)
+
+
+def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+    """A tensor start, start + step, ... below stop, on the default backend, as NumPy's arange.
+
+    >>> import minigrad as mg
+    >>> mg.arange(3.0)
+    Tensor([0., 1., 2.])
+    """
+    backend = default_backend()
+    first, last = (0, start) if stop is None else (start, stop)
+    return Tensor(backend.xp.arange(first, last, step, dtype=dtype))
+
+
+def cotangent_for(out: Tensor, g: ArrayLike) -> Array:
+    """The cotangent of an output, checked: of its shape, on its backend, in its dtype; 1 for one element."""
+    xp = out.backend.xp
+    if g is None:
+        if out.size != 1:
+            raise ValueError(
+                f"an output of shape {out.shape} has no single gradient: give a cotangent of that shape, "
+                "or reduce it to one number, for example with .sum()"
+            )
+        return xp.ones(out.shape, dtype=out.dtype)
+    array = constant(g)
+    if array.__class__ is not out.array.__class__:
+        array = out.backend.asarray(array)
+    if array.shape != out.shape or array.dtype.kind not in "fiub":
+        raise ValueError(f"the cotangent of an output {out.dtype}{out.shape} has its shape, got {array.dtype}{array.shape}")
+    return array if array.dtype == out.dtype else array.astype(out.dtype)
+
+
+# ---- NumPy's functions on tensors ----------------------------------------------------------------------------------
+
+UFUNCS: dict[Any, Callable[..., Any]] = {
+    getattr(np, name): ops.PUBLIC[name]
+    for name in (
+        "abs", "add", "cos", "divide", "exp", "expm1", "log", "log1p", "matmul", "maximum", "minimum", "multiply",
+        "negative", "power", "sign", "sin", "sqrt", "square", "subtract", "tanh",
+    )
+}  # fmt: skip
+"""What a NumPy ufunc becomes when one of its arguments is a Tensor."""
+
+
+def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def compared(a: Any, b: Any) -> Any:
+        return compare(a if isinstance(a, Tensor) else Tensor(as_value("asarray", a)), b)
+
+    return compared
+
+
+UFUNCS |= {
+    np.equal: _comparison(operator.eq),
+    np.not_equal: _comparison(operator.ne),
+    np.less: _comparison(operator.lt),
+    np.less_equal: _comparison(operator.le),
+    np.greater: _comparison(operator.gt),
+    np.greater_equal: _comparison(operator.ge),
+    np.logical_and: _comparison(operator.and_),
+    np.logical_or: _comparison(operator.or_),
+    np.logical_not: lambda a: ~a,
+    np.logaddexp: lambda a, b: ops.maximum(a, b) + ops.softplus(-ops.abs(ops.subtract(a, b))),
+    np.reciprocal: lambda a: 1.0 / a,
+    np.positive: lambda a: a,
+}
+
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    getattr(np, name): ops.PUBLIC[name]
+    for name in (
+        "argmax", "concatenate", "copy", "cumsum", "dot", "einsum", "expand_dims", "flip", "max", "mean", "min",
+        "moveaxis", "outer", "prod", "repeat", "reshape", "split", "squeeze", "stack", "sum", "swapaxes", "take",
+        "take_along_axis", "transpose", "var", "where", "broadcast_to",
+    )
+}  # fmt: skip
+"""What a NumPy function becomes when one of its arguments is a Tensor."""
+
+FUNCTIONS |= {
+    np.shape: lambda a: a.shape,
+    np.ndim: lambda a: a.ndim,
+    np.size: lambda a: a.size,
+    np.clip: lambda a, a_min=None, a_max=None: ops.clip(a, a_min, a_max),
+    np.ravel: lambda a: ops.reshape(a, -1),
+    np.std: lambda a, axis=None, keepdims=False, ddof=0: ops.sqrt(ops.var(a, axis, keepdims, ddof)),
+    np.amax: ops.max,
+    np.amin: ops.min,
+    np.zeros_like: lambda a, dtype=None: Tensor(a.backend.xp.zeros_like(a.array, dtype=dtype)),
+    np.ones_like: lambda a, dtype=None: Tensor(a.backend.xp.ones_like(a.array, dtype=dtype)),
+    np.hstack: lambda xs: ops.concatenate(xs, axis=0 if np.ndim(xs[0]) == 1 else 1),
+    np.vstack: lambda xs: ops.concatenate([x if np.ndim(x) > 1 else ops.expand_dims(x, 0) for x in xs], axis=0),
+    np.pad: lambda a, pad_width, mode="constant": _pad(a, pad_width, mode),
+    np.linalg.norm: lambda a, ord=None, axis=None, keepdims=False: _norm(a, ord, axis, keepdims),
+}
+
+
+def _pad(a: Any, widths: Any, mode: str) -> Any:
+    if mode != "constant":
+        raise TypeError(f"minigrad pads with zeros only, got mode={mode!r}")
+    return ops.pad(a, widths)
+
+
+def _norm(a: Any, ord: Any, axis: Any, keepdims: bool) -> Any:
+    if ord is not None and not (ord == 2 and (a.ndim == 1 or isinstance(axis, int))):
+        raise TypeError(f"minigrad has the Euclidean norm only, got ord={ord!r}")
+    return ops.norm(a, axis, keepdims)
+
+
+def np_function(name: str, options: dict[str, Any]) -> Callable[..., Any]:
+    """The reduction behind a ufunc's `reduce`, whose axis is 0 by default."""
+    options.setdefault("axis", 0)
+    reduction = {"add": ops.sum, "multiply": ops.prod, "maximum": ops.max, "minimum": ops.min}
+    return reduction[name.partition(".")[0]]
+
+
+__all__ = ["Tensor", "arange", "asarray", "cotangent_for", "full", "ones", "tensor", "zeros"]
