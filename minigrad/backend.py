@@ -232,9 +232,7 @@ def _accept_subclass(cls: type, backend: Backend) -> Backend:
     check_subclass = getattr(backend, "check_subclass", None)
     if check_subclass is None:
         plain = _qualified(backend.array_type)
-        raise TypeError(
-            f"minigrad takes arrays of class {plain}, got its subclass {_qualified(cls)}; convert it first"
-        )
+        raise TypeError(f"minigrad takes arrays of class {plain}, got its subclass {_qualified(cls)}; convert it first")
     check_subclass(cls)
     BACKEND_OF_TYPE[cls] = backend
     return backend

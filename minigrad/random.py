@@ -67,7 +67,9 @@ def normal(shape: Shape, seed: int | Sequence[int], dtype: Any = "float64") -> T
     return _tensor(generator(seed).standard_normal(shape), dtype)
 
 
-def uniform(shape: Shape, seed: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = "float64") -> Tensor:
+def uniform(
+    shape: Shape, seed: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = "float64"
+) -> Tensor:
     """Draws from the uniform distribution on [low, high).
 
     >>> import minigrad as mg

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Record:
         held: Any,
     ) -> None:
         self.op = op
-        self.values: Sequence[Any] | None = values
+        self.values: Any = values  # a sequence; None when freed
         self.parents = parents
         self.static = static
         self.out = out
@@ -82,7 +82,7 @@ class WatchedRecord(Record):
 
     def __init__(self, *fields: Any) -> None:
         super().__init__(*fields)
-        self.inputs = self.values
+        self.inputs = self.values or ()
         self.cotangent: Array | None = None
         self.contributions: list[Array | None] = [None] * len(self.parents)
 
@@ -101,25 +101,39 @@ class Leaf(Record):
     It is `active` while somebody may want its gradient, which `backward` adds to `grad`.
     """
 
-    __slots__ = ("active", "grad", "name")
+    __slots__ = ("active", "grad", "name", "_hold")
 
     def __init__(self, array: Array, name: str | None = None) -> None:
         super().__init__(LEAF, (), (), {}, array, None)
         self.active = True
         self.grad: Array | None = None
         self.name = name
+        self._hold: Callable[[], Hold | None] = _no_hold
+
+    def hold(self, backend: Backend) -> Hold | None:
+        """The hold on this leaf's array, as long as some record has it."""
+        held = self._hold()
+        if held is None or held.array is not self.out:
+            held = hold(self.out, backend)
+            self._hold = _no_hold if held is None else weakref.ref(held)
+        return held
+
+
+def _no_hold() -> None:
+    """What a weak reference to no hold would answer."""
 
 
 class _LeafOp:
     """The op of a leaf: nothing was computed, so there is nothing to differentiate."""
 
     name = "leaf"
-    pull_into = None
+    pull_into: Callable[..., Array] | None = None
 
-    def pull(self, *_: Any) -> Sequence[Value | None]:
+    def pull(self, *_: Any, **__: Any) -> Sequence[Value | None]:
         raise AssertionError("a walk entered a leaf")
 
-    push = pull
+    def push(self, *_: Any, **__: Any) -> Value:
+        raise AssertionError("a walk entered a leaf")
 
 
 LEAF = _LeafOp()
@@ -219,21 +233,23 @@ def hold(array: Array, backend: Backend) -> Hold | None:
 class Bundle(tuple[Any, ...]):
     """The outputs of an op that has several, or their cotangents; None stands for a zero cotangent."""
 
+    __slots__ = ()
+
     def __add__(self, other: Any) -> Bundle:
-        return Bundle(a if b is None else b if a is None else add(a, b) for a, b in zip(self, other, strict=True))
+        return Bundle(a if b is None else b if a is None else added(a, b) for a, b in zip(self, other, strict=True))
 
 
 class _Pick:
     """The op that takes one output out of a bundle."""
 
     name = "pick"
-    pull_into = None
+    pull_into: Callable[..., Array] | None = None
 
     def pull(self, g: Value, out: Value, values: Any, static: dict[str, Any], wanted: Any) -> Sequence[Value | None]:
-        return (Bundle(g if i == static["index"] else None for i in range(static["count"])),)
+        return (Bundle(g if i == static["place"] else None for i in range(static["count"])),)
 
     def push(self, tangents: Any, out: Value, values: Any, static: dict[str, Any]) -> Value:
-        tangent = tangents[0][static["index"]]
+        tangent = tangents[0][static["place"]]
         return out * 0.0 if tangent is None else tangent
 
 
@@ -244,7 +260,7 @@ def unbundle(record: Record) -> list[Box]:
     """The outputs of a record whose `out` is a bundle, as tensors."""
     outs = record.out
     return [
-        Box.new(out, Record(PICK, (None,), (record,), {"index": i, "count": len(outs)}, out, None))
+        Box.new(out, Record(PICK, (None,), (record,), {"place": i, "count": len(outs)}, out, None))
         for i, out in enumerate(outs)
     ]
 
@@ -253,9 +269,9 @@ def unbundle(record: Record) -> list[Box]:
 
 
 class Use(NamedTuple):
-    """One use of a tensor: in record number `index` of the tape, by `op`, as its input `argnum`."""
+    """One use of a tensor: by `op`, the record at `place` of the tape, as its input `argnum`."""
 
-    index: int
+    place: int
     op: str
     argnum: int
     gradient: Array
@@ -270,8 +286,8 @@ class Tape:
     ...     y = mg.tanh(W * 0.5) * W
     ...     y.backward()
     >>> print(tape)
-    #  op        inputs  out      gradient norm
-    0  multiply  W, 0.5  float64()  2
+    #  op        inputs  out        gradient norm
+    0  multiply  W, 0.5  float64()  0.8399
     1  tanh      #0      float64()  2
     2  multiply  #1, W   float64()  1
     >>> [(use.op, float(use.gradient.round(3))) for use in tape.uses(W)]
@@ -282,7 +298,7 @@ class Tape:
         self.records: list[WatchedRecord] = []
         self._tokens: list[Any] = []
 
-    def __enter__(self) -> Tape:
+    def __enter__(self) -> Self:
         self._tokens.append(recorder.set(self.watch))
         return self
 
@@ -313,7 +329,7 @@ class Tape:
         return found
 
     def __str__(self) -> str:
-        index = {record: i for i, record in enumerate(self.records)}
+        index: dict[Record | None, int] = {record: i for i, record in enumerate(self.records)}
         rows = [("#", "op", "inputs", "out", "gradient norm")]
         for i, record in enumerate(self.records):
             inputs = [_label(v, p, index) for v, p in zip(record.inputs, record.parents, strict=True)]
@@ -328,7 +344,7 @@ def _form(array: Any) -> str:
     return f"{array.dtype}({', '.join(map(str, array.shape))})"
 
 
-def _label(value: Any, parent: Record | None, index: dict[Record, int]) -> str:
+def _label(value: Any, parent: Record | None, index: dict[Record | None, int]) -> str:
     if parent in index:
         return f"#{index[parent]}"
     if isinstance(parent, Leaf) and parent.name:
@@ -431,9 +447,7 @@ class Walk:
         """Reverse mode: the gradient of each target (None: zero) from the cotangents of the roots."""
         return self._optimistic(lambda: self._pull_back(roots))
 
-    def push_forward(
-        self, tangents: Sequence[Value], outputs: Sequence[Record | None]
-    ) -> list[Value | None]:
+    def push_forward(self, tangents: Sequence[Value], outputs: Sequence[Record | None]) -> list[Value | None]:
         """Forward mode: the tangent of each output (None: zero) from the tangents of the targets."""
         return self._optimistic(lambda: self._push_forward(tangents, outputs))
 
@@ -454,41 +468,48 @@ class Walk:
                 return walk()
 
     def _pull_back(self, roots: Sequence[tuple[Record, Value]]) -> list[Value | None]:
-        boxed, needed = self.boxed, self.needed
+        needed = self.needed
         totals: dict[Record, Value] = {}
         owned: set[Record] = set()  # whose total is a buffer of this walk, so that it may be added to in place
         for record, g in roots:
             if needed is None or record in needed:
-                totals[record] = add(totals[record], g) if record in totals else g
+                totals[record] = added(totals[record], g) if record in totals else g
         for record in reversed(self.order):
             g = totals.pop(record, None)
             if g is None:
                 continue
-            op, parents, values = record.op, record.parents, record.values
+            op, parents = record.op, record.parents
             if needed is not None:
                 parents = [parent if parent in needed else None for parent in parents]
-            watched = record.__class__ is WatchedRecord
-            if boxed:
-                values = boxed_values(record)
-                gradients = op.pull(g, Box.new(record.out, record), values, record.static, parents)
-            elif op.pull_into is not None and not watched:
-                (parent,) = parents
-                totals[parent] = op.pull_into(totals.get(parent), parent in owned, g, values, record.static)
+            if self.boxed or record.__class__ is WatchedRecord:
+                gradients = self._pull_slowly(record, g, parents)
+            elif op.pull_into is not None:
+                parent: Any = parents[0]
+                totals[parent] = op.pull_into(totals.get(parent), parent in owned, g, record.values, record.static)
                 owned.add(parent)
                 continue
             else:
-                gradients = op.pull(g, record.out, values, record.static, parents)
-            if watched:
-                record.note(constant(g), [constant(gradient) for gradient in gradients])
-            for parent, gradient in zip(parents, gradients):
+                gradients = op.pull(g, record.out, record.values, record.static, parents)
+            for parent, gradient in zip(parents, gradients):  # noqa: B905  # `pull` gives one gradient a parent
                 if parent is None:
                     continue
                 if parent not in totals:
                     totals[parent] = gradient
                 else:
-                    totals[parent] = add(totals[parent], gradient)
+                    totals[parent] = added(totals[parent], gradient)
                     owned.discard(parent)
         return [totals.get(target) for target in self.targets]
+
+    def _pull_slowly(self, record: Record, g: Value, wanted: Sequence[Record | None]) -> Sequence[Value | None]:
+        """Pull through one record on tensors, or through one that wants to know what passed."""
+        if self.boxed:
+            out, values = Box.new(record.out, record), boxed_values(record)
+        else:
+            out, values = record.out, record.values
+        gradients = record.op.pull(g, out, values, record.static, wanted)
+        if isinstance(record, WatchedRecord):
+            record.note(constant(g), [constant(gradient) for gradient in gradients])
+        return gradients
 
     def _push_forward(self, seeds: Sequence[Value], outputs: Sequence[Record | None]) -> list[Value | None]:
         tangents: dict[Record | None, Value] = dict(zip(self.targets, seeds, strict=True))
@@ -510,7 +531,7 @@ def boxed_values(record: Record) -> list[Any]:
     ]
 
 
-def add(a: Value, b: Value) -> Value:
+def added(a: Value, b: Value) -> Value:
     """The sum of two gradients of one shape; NumPy's 0-d sums stay arrays."""
     total = a + b
     return total if total.__class__ is a.__class__ else np.asarray(total)
@@ -533,7 +554,7 @@ def backward(root: Record, g: Array, retain: bool) -> None:
     gradients = Walk(order, leaves, boxed=False, needed=needed).pull_back([(root, g)])
     for leaf, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
-            leaf.grad = gradient.copy() if leaf.grad is None else add(leaf.grad, gradient)
+            leaf.grad = gradient.copy() if leaf.grad is None else added(leaf.grad, gradient)
     if not retain:
         for record in order:
             record.free()

@@ -10,6 +10,7 @@ import numpy as np
 
 from minigrad import ops, tape
 from minigrad.backend import Backend, backend_of, default_backend, get_backend
+from minigrad.ops.elementwise import add, divide, multiply, negative, power, subtract
 from minigrad.ops.op import as_value
 from minigrad.tape import Array, Box, Leaf, constant
 
@@ -64,7 +65,7 @@ class Tensor(Box):
     @grad.setter
     def grad(self, value: Array | None) -> None:
         if not isinstance(self.record, Leaf):
-            raise RuntimeError("only a tensor made with requires_grad=True has a .grad")
+            raise AttributeError("only a tensor made with requires_grad=True has a .grad to assign")  # noqa: TRY004
         value = constant(value)
         if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
             raise ValueError(f".grad of {self._title()} is {self.dtype}{self.shape}, got {value.dtype}{value.shape}")
@@ -111,8 +112,12 @@ class Tensor(Box):
 
     def __repr__(self) -> str:
         body = np.array2string(self.backend.to_host(self.array), separator=", ", prefix="Tensor(")
-        made = "" if self.record is None else ", requires_grad" if isinstance(self.record, Leaf) else (
-            f", from {self.record.op.name}"
+        made = (
+            ""
+            if self.record is None
+            else ", requires_grad"
+            if isinstance(self.record, Leaf)
+            else (f", from {self.record.op.name}")
         )
         dtype = "" if self.dtype == np.float64 else f", {self.dtype}"
         where = "" if self.backend.name == "numpy" else f", {self.backend.name}"
@@ -188,7 +193,9 @@ class Tensor(Box):
 
     def __bool__(self) -> bool:
         if self.size != 1:
-            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous; use .all(), .any() or mg.where")
+            raise ValueError(
+                f"the truth of a tensor of shape {self.shape} is ambiguous; use .all(), .any() or mg.where"
+            )
         return bool(self.backend.to_host(self.array).item())
 
     def __len__(self) -> int:
@@ -235,7 +242,7 @@ class Tensor(Box):
             )
         if kwargs.pop("out", None) is not None:
             raise TypeError(f"numpy.{func.__name__}(..., out=) with a Tensor would lose the gradient; leave out `out`")
-        return fn(*args, **{key: value for key, value in kwargs.items() if value is not np._NoValue})
+        return fn(*args, **kwargs)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise TypeError(
@@ -251,34 +258,34 @@ class Tensor(Box):
     # ---- operators -------------------------------------------------------------------------------------------
 
     def __add__(self, other: Any) -> Any:
-        return ops.add(self, other)
+        return add.apply(self, other)
 
     def __radd__(self, other: Any) -> Any:
-        return ops.add(other, self)
+        return add.apply(other, self)
 
     def __sub__(self, other: Any) -> Any:
-        return ops.subtract(self, other)
+        return subtract.apply(self, other)
 
     def __rsub__(self, other: Any) -> Any:
-        return ops.subtract(other, self)
+        return subtract.apply(other, self)
 
     def __mul__(self, other: Any) -> Any:
-        return ops.multiply(self, other)
+        return multiply.apply(self, other)
 
     def __rmul__(self, other: Any) -> Any:
-        return ops.multiply(other, self)
+        return multiply.apply(other, self)
 
     def __truediv__(self, other: Any) -> Any:
-        return ops.divide(self, other)
+        return divide.apply(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return ops.divide(other, self)
+        return divide.apply(other, self)
 
     def __pow__(self, other: Any) -> Any:
-        return ops.power(self, other)
+        return power.apply(self, other)
 
     def __rpow__(self, other: Any) -> Any:
-        return ops.power(other, self)
+        return power.apply(other, self)
 
     def __matmul__(self, other: Any) -> Any:
         return ops.matmul(self, other)
@@ -287,7 +294,7 @@ class Tensor(Box):
         return ops.matmul(other, self)
 
     def __neg__(self) -> Any:
-        return ops.negative(self)
+        return negative.apply(self)
 
     def __pos__(self) -> Tensor:
         return self
@@ -401,9 +408,7 @@ def _rebuild(array: Array, requires_grad: bool, name: str | None, grad: Array | 
 # ---- making tensors ------------------------------------------------------------------------------------------------
 
 
-def tensor(
-    data: ArrayLike, dtype: Any = None, requires_grad: bool = False, name: str | None = None
-) -> Tensor:
+def tensor(data: ArrayLike, dtype: Any = None, requires_grad: bool = False, name: str | None = None) -> Tensor:
     """A tensor with a copy of `data` (numbers, nested lists, an array, a Tensor), on the default backend.
 
     An array of another backend stays there. With `requires_grad=True` it is a leaf of the tape, whose `.grad`
@@ -438,7 +443,9 @@ def asarray(data: ArrayLike, dtype: Any = None) -> Tensor:
 def _array(data: ArrayLike, dtype: Any) -> Array:
     if isinstance(data, Tensor):
         if data.record is not None and not isinstance(data.record, Leaf):
-            raise TypeError("copying a tensor that requires a gradient would lose it; use mg.copy, or detach() it first")
+            raise TypeError(
+                "copying a tensor that requires a gradient would lose it; use mg.copy, or detach() it first"
+            )
         data = data.array
     elif not _on_device(data):
         data = default_backend().asarray(data)
@@ -519,7 +526,9 @@ def cotangent_for(out: Tensor, g: ArrayLike) -> Array:
     if array.__class__ is not out.array.__class__:
         array = out.backend.asarray(array)
     if array.shape != out.shape or array.dtype.kind not in "fiub":
-        raise ValueError(f"the cotangent of an output {out.dtype}{out.shape} has its shape, got {array.dtype}{array.shape}")
+        raise ValueError(
+            f"the cotangent of an output {out.dtype}{out.shape} has its shape, got {array.dtype}{array.shape}"
+        )
     return array if array.dtype == out.dtype else array.astype(out.dtype)
 
 
@@ -567,6 +576,19 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
 }  # fmt: skip
 """What a NumPy function becomes when one of its arguments is a Tensor."""
 
+
+def _pad(a: Any, pad_width: Any, mode: str = "constant") -> Any:
+    if mode != "constant":
+        raise TypeError(f"minigrad pads with zeros only, got mode={mode!r}")
+    return ops.pad(a, pad_width)
+
+
+def _norm(a: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    if ord is not None and not (ord == 2 and (a.ndim == 1 or isinstance(axis, int))):
+        raise TypeError(f"minigrad has the Euclidean norm only, got ord={ord!r}")
+    return ops.norm(a, axis, keepdims)
+
+
 FUNCTIONS |= {
     np.shape: lambda a: a.shape,
     np.ndim: lambda a: a.ndim,
@@ -580,21 +602,9 @@ FUNCTIONS |= {
     np.ones_like: lambda a, dtype=None: Tensor(a.backend.xp.ones_like(a.array, dtype=dtype)),
     np.hstack: lambda xs: ops.concatenate(xs, axis=0 if np.ndim(xs[0]) == 1 else 1),
     np.vstack: lambda xs: ops.concatenate([x if np.ndim(x) > 1 else ops.expand_dims(x, 0) for x in xs], axis=0),
-    np.pad: lambda a, pad_width, mode="constant": _pad(a, pad_width, mode),
-    np.linalg.norm: lambda a, ord=None, axis=None, keepdims=False: _norm(a, ord, axis, keepdims),
+    np.pad: _pad,
+    np.linalg.norm: _norm,
 }
-
-
-def _pad(a: Any, widths: Any, mode: str) -> Any:
-    if mode != "constant":
-        raise TypeError(f"minigrad pads with zeros only, got mode={mode!r}")
-    return ops.pad(a, widths)
-
-
-def _norm(a: Any, ord: Any, axis: Any, keepdims: bool) -> Any:
-    if ord is not None and not (ord == 2 and (a.ndim == 1 or isinstance(axis, int))):
-        raise TypeError(f"minigrad has the Euclidean norm only, got ord={ord!r}")
-    return ops.norm(a, axis, keepdims)
 
 
 def np_function(name: str, options: dict[str, Any]) -> Callable[..., Any]:

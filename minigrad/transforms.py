@@ -19,8 +19,21 @@ import numpy as np
 from minigrad import tape, tree
 from minigrad.backend import backend_of
 from minigrad.ops.op import Primitive, as_value, unbroadcast, zeros_like
-from minigrad.ops.shape import copy_
-from minigrad.tape import Array, Bundle, Leaf, Record, Value, Walk, constant, dependent, hold, next_number, reachable, scoped
+from minigrad.ops.shape import copy_, stack
+from minigrad.tape import (
+    Array,
+    Bundle,
+    Leaf,
+    Record,
+    Value,
+    Walk,
+    constant,
+    dependent,
+    hold,
+    next_number,
+    reachable,
+    scoped,
+)
 from minigrad.tensor import Tensor, cotangent_for
 
 Fn = Callable[..., Any]
@@ -58,7 +71,7 @@ def _trace(f: Fn, args: Sequence[Any], argnums: Sequence[int], has_aux: bool = F
         leaves, structure = tree.flatten(args[argnum])
         names = [f"argument {argnum}{path}" for path in structure.paths()]
         fresh = [_variable(leaf, name) for leaf, name in zip(leaves, names, strict=True)]
-        variables += [variable.record for variable in fresh]
+        variables += [variable.record for variable in fresh if variable.record is not None]
         traced[argnum] = structure.build(fresh)
     try:
         recorder = tape.recorder.get() or Record
@@ -93,9 +106,7 @@ def _walk(reach: tape.Reach, targets: Sequence[Record], recorded: bool) -> Walk:
 
 def _results(values: Sequence[Value], boxed: bool) -> list[Value]:
     """Results as the caller expects them: arrays for arrays; Tensors for Tensors, and where they are recorded."""
-    return [
-        value if isinstance(value, Tensor) else Tensor(value) if boxed else value for value in values
-    ]
+    return [value if isinstance(value, Tensor) else Tensor(value) if boxed else value for value in values]
 
 
 def _closed(tensors: Sequence[Tensor], trace: _Trace) -> list[Value]:
@@ -108,10 +119,14 @@ def _closed(tensors: Sequence[Tensor], trace: _Trace) -> list[Value]:
     return results
 
 
-def _pull(trace: _Trace, roots: Sequence[tuple[Record | None, Value]], reach: tape.Reach, recorded: bool) -> list[Value]:
+def _pull(
+    trace: _Trace, roots: Sequence[tuple[Record | None, Value]], reach: tape.Reach, recorded: bool
+) -> list[Value]:
     """The gradients of the variables; zeros where nothing depends on one."""
     seeds = [(record, g) for record, g in roots if record is not None]
-    gradients = _walk(reach, trace.variables, recorded).pull_back([(record, Tensor(g) if recorded and not isinstance(g, Tensor) else g) for record, g in seeds])
+    gradients = _walk(reach, trace.variables, recorded).pull_back(
+        [(record, Tensor(g) if recorded and not isinstance(g, Tensor) else g) for record, g in seeds]
+    )
     return [
         backend_of(variable.out).xp.zeros_like(variable.out) if g is None else g if isinstance(g, Tensor) else g.copy()
         for variable, g in zip(trace.variables, gradients, strict=True)
@@ -146,7 +161,9 @@ def value_and_grad(f: Fn, argnums: int | tuple[int, ...] = 0, has_aux: bool = Fa
         trace = _trace(functools.partial(f, **kwargs), args, _checked_argnums(numbers, args), has_aux)
         if len(trace.outputs) != 1 or trace.outputs[0].size != 1:
             shapes = [out.shape for out in trace.outputs]
-            raise ValueError(f"grad needs a function of one number, got results of shapes {shapes}; use vjp or jacobian")
+            raise ValueError(
+                f"grad needs a function of one number, got results of shapes {shapes}; use vjp or jacobian"
+            )
         (out,) = trace.outputs
         reach, recorded = _reach([out], trace.variables)
         gradients = _pull(trace, [(out.record, cotangent_for(out, None))], reach, recorded)
@@ -238,8 +255,12 @@ def jvp(f: Fn, args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     recorded = (recorded or tracked) and tape.recorder.get() is not None
     seeds = []
     for variable, leaf in zip(trace.variables, leaves, strict=True):
-        seed = leaf if isinstance(leaf, Tensor) and leaf.record is not None else cotangent_for(Tensor(variable.out), leaf)
-        seeds.append(Tensor(seed) if recorded and not isinstance(seed, Tensor) else constant(seed) if not recorded else seed)
+        seed = (
+            leaf if isinstance(leaf, Tensor) and leaf.record is not None else cotangent_for(Tensor(variable.out), leaf)
+        )
+        seeds.append(
+            Tensor(seed) if recorded and not isinstance(seed, Tensor) else constant(seed) if not recorded else seed
+        )
     pushed = _walk(reach, trace.variables, recorded).push_forward(seeds, [out.record for out in trace.outputs])
     filled = [
         out.backend.xp.zeros_like(out.array) if t is None else t if isinstance(t, Tensor) else t.copy()
@@ -281,8 +302,10 @@ def jacobian(f: Fn, argnums: int = 0, mode: str = "reverse") -> Fn:
             return _stacked(rows, x).reshape((*shape, *x.shape))
         columns = [_single(jvp(of_x, (x,), (e,))[1]) for e in _basis(x)]
         shape = columns[0].shape if columns else _single(of_x(x)).shape
-        return _stacked(columns, x).reshape((*x.shape, *shape)).transpose(
-            (*range(len(x.shape), len(x.shape) + len(shape)), *range(len(x.shape)))
+        return (
+            _stacked(columns, x)
+            .reshape((*x.shape, *shape))
+            .transpose((*range(len(x.shape), len(x.shape) + len(shape)), *range(len(x.shape))))
         )
 
     return differentiated
@@ -303,8 +326,6 @@ def _basis(x: Any) -> list[Array]:
 
 
 def _stacked(rows: list[Any], like: Any) -> Any:
-    from minigrad.ops import stack
-
     return stack(rows) if rows else as_value("jacobian", constant(like))[:0]
 
 
@@ -338,7 +359,7 @@ class _CustomOp(Primitive):
     """An op made of a user's functions; see `custom_op`."""
 
     def __init__(self, forward: Fn, vjp: Fn, jvp: Fn | None) -> None:
-        super().__init__(lambda xp, *values, **static: forward(*values, **static), name=None, register=False)
+        super().__init__(lambda _, *values, **static: forward(*values, **static), register=False)
         functools.update_wrapper(self, forward)
         self.name = getattr(forward, "__name__", "custom op")
         self.rule, self.tangent_rule = vjp, jvp
@@ -347,7 +368,9 @@ class _CustomOp(Primitive):
         gradients = self.rule(g, out, *values, **static)
         gradients = gradients if isinstance(gradients, tuple | list) else (gradients,)
         if len(gradients) != len(values):
-            raise ValueError(f"the vjp of `{self.name}` returned {len(gradients)} gradients for {len(values)} arguments")
+            raise ValueError(
+                f"the vjp of `{self.name}` returned {len(gradients)} gradients for {len(values)} arguments"
+            )
         checked = []
         for want, gradient, value in zip(wanted, gradients, values, strict=True):
             if want is not None and gradient is None:
@@ -397,7 +420,7 @@ class _Checkpoint:
     """The op of a checkpointed call: it keeps the inputs and runs the function again when it is differentiated."""
 
     name = "checkpoint"
-    pull_into = None
+    pull_into: Callable[..., Array] | None = None
 
     def __init__(self, f: Fn, captured: Sequence[Record]) -> None:
         self.f = f

@@ -26,7 +26,7 @@ class Structure:
         source = iter(leaves)
         tree = self._build(source)
         if next(source, _END) is not _END:
-            raise ValueError(f"too many leaves for the structure {self}: it has {len(list(self.paths()))}")
+            raise ValueError(f"too many leaves for the structure {self}")
         return tree
 
     def _build(self, leaves: Iterator[Any]) -> Tree:
@@ -35,7 +35,7 @@ class Structure:
             if leaf is _END:
                 raise ValueError("too few leaves for the structure")
             return leaf
-        parts = [child._build(leaves) for child in self.children]
+        parts = [child._build(leaves) for child in self.children]  # noqa: SLF001  # of its own class
         if self.kind is type(None):
             return None
         if issubclass(self.kind, dict):
@@ -44,7 +44,8 @@ class Structure:
             return self.kind(**dict(zip(self.keys, parts, strict=True)))
         if hasattr(self.kind, "_fields"):
             return self.kind(*parts)
-        return self.kind(parts)
+        container: Any = self.kind
+        return container(parts)
 
     def paths(self, prefix: str = "") -> Iterator[str]:
         """A readable path for each leaf, such as `layers[0].W_x`; a tree that is one leaf has the path ''."""
@@ -71,7 +72,7 @@ class Structure:
         return f"{self.kind.__name__}({parts})"
 
 
-_END = object()
+_END: Any = object()
 _LEAF = Structure(None)
 
 

@@ -64,7 +64,8 @@ from minigrad.ops.where import where
 NON_DIFFERENTIABLE = frozenset({"argmax", "one_hot", "sequence_mask"})
 
 __all__ = [
-    "abs", "add", "argmax", "astype", "broadcast_to", "clip", "concatenate", "copy", "cos", "cross_entropy", "cumsum",
+    "NON_DIFFERENTIABLE", "PUBLIC", "REGISTRY", "abs", "add", "argmax", "astype", "broadcast_to", "clip", "concatenate",
+    "copy", "cos", "cross_entropy", "cumsum",
     "divide", "dot", "einsum", "elu", "exp", "expand_dims", "expm1", "flip", "getitem", "leaky_relu", "log", "log1p",
     "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply",
     "negative", "norm", "one_hot", "outer", "pad", "power", "prod", "relu", "repeat", "reshape", "reverse_sequence",
@@ -72,4 +73,4 @@ __all__ = [
     "subtract", "sum", "swapaxes", "take", "take_along_axis", "tanh", "transpose", "var", "where",
 ]  # fmt: skip
 
-PUBLIC: dict[str, Callable[..., Any]] = {name: globals()[name] for name in __all__}
+PUBLIC: dict[str, Callable[..., Any]] = {name: globals()[name] for name in __all__ if name.islower()}

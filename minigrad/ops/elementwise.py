@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad.ops.op import ONE, elementwise, untracked
+from minigrad.ops.op import MINUS_ONE, ONE, elementwise, untracked
 from minigrad.ops.where import where
 from minigrad.tape import Array, Value
 
@@ -55,7 +55,7 @@ def subtract_dx(out: Value, x: Value, y: Value) -> Value:
 
 @subtract.partial
 def subtract_dy(out: Value, x: Value, y: Value) -> Value:
-    return -1.0
+    return MINUS_ONE
 
 
 @elementwise
@@ -113,7 +113,7 @@ def negative(xp: Any, x: Array) -> Array:
 
 @negative.partial
 def negative_dx(out: Value, x: Value) -> Value:
-    return -1.0
+    return MINUS_ONE
 
 
 @elementwise

@@ -14,7 +14,7 @@ import numpy as np
 
 from minigrad.backend import Backend, backend_of
 from minigrad.ops.op import as_value, axis_of, primitive
-from minigrad.tape import Array, Value, constant
+from minigrad.tape import Array, Value, added, constant
 
 Index = tuple[Any, ...]
 
@@ -40,7 +40,7 @@ def getitem_dx_into(total: Array | None, owned: bool, g: Array, values: Sequence
         total[index] += g
         return total
     part = scatter_add(g, index=index, shape=tuple(values[0].shape))
-    return part if total is None else total + part
+    return part if total is None else added(total, part)
 
 
 @primitive(linear="each")

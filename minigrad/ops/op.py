@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.backend import BACKEND_OF_TYPE, Backend, backend_of, default_backend
-from minigrad.tape import Array, Box, Leaf, Record, Value, careful, constant, hold, recorder
+from minigrad.tape import Array, Box, Hold, Leaf, Record, Value, careful, constant, hold, recorder
 
 Rule = Callable[..., Value]
 
@@ -59,7 +59,7 @@ class Op:
         return f"<op {self.name}>"
 
     def __call__(self, *args: Any, **static: Any) -> Any:
-        boxed = tracked = False
+        boxed = False
         values: list[Any] = []
         parents: list[Record | None] = []
         kind: type | None = None  # of the arrays: all of one
@@ -67,11 +67,11 @@ class Op:
             if isinstance(arg, Box):
                 boxed = True
                 parents.append(arg.record)
-                arg = arg.array
+                values.append(arg.array)
             else:
                 parents.append(None)
-            values.append(arg)
-            cls = arg.__class__
+                values.append(arg)
+            cls = values[-1].__class__
             if cls is not kind and cls not in WEAK:
                 if kind is not None or cls not in BACKEND_OF_TYPE:
                     return self._convert_and_call(args, static)
@@ -125,12 +125,16 @@ class Op:
             for i, want in enumerate(wanted)
         ]
 
-    def push(self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]) -> Value:
+    def push(
+        self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]
+    ) -> Value:
         raise NotImplementedError
 
 
 class Elementwise(Op):
     """An op on each element (after broadcasting) of one or two inputs, known by its partial derivatives."""
+
+    apply: Callable[..., Any]
 
     def __init__(self, forward: Callable[..., Array]) -> None:
         super().__init__(forward)
@@ -158,9 +162,9 @@ class Elementwise(Op):
 
 
 class Unary(Elementwise):
-    """`Elementwise` of one input; calling and pulling back are unrolled, because every small op passes here."""
+    """`Elementwise` of one input. This and `Binary` are unrolled, because every small op passes here."""
 
-    def __call__(self, x: Any, **static: Any) -> Any:
+    def apply(self, x: Any, **static: Any) -> Any:
         boxed = isinstance(x, Box)
         value = x.array if boxed else x
         backend = BACKEND_OF_TYPE.get(value.__class__)
@@ -174,35 +178,42 @@ class Unary(Elementwise):
         parent, record = x.record, recorder.get()
         if parent is None or record is None:
             return Box.new(out)
-        held = hold(value, backend) if parent.__class__ is Leaf else None
+        held = parent.hold(backend) if parent.__class__ is Leaf else None
         return Box.new(out, record(self, (value,), (parent,), static, out, held))
+
+    __call__ = apply  # operators use `apply`: Python calls a method faster than an object
 
     def pull(
         self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
     ) -> Sequence[Value | None]:
-        (rule,), (x,) = self.partials, values
-        d = rule(out, x, **static) if static else rule(out, x)
-        gradient = g if d is ONE else scale(g, d) if careful.get() else g * d
-        if gradient.shape != x.shape or gradient.dtype is not x.dtype or gradient.__class__ is not g.__class__:
-            gradient = unbroadcast(gradient, x, out, self.name)
+        (x,) = values
+        d = self.partials[0](out, x, **static) if static else self.partials[0](out, x)
+        gradient = g if d is ONE else -g if d is MINUS_ONE else scaled(g, d) if careful.get() else g * d
+        if not gradient.shape or gradient.shape != x.shape or gradient.dtype is not x.dtype:
+            gradient = unbroadcast(gradient, x, out, self.name)  # or 0-d: NumPy may have made it a scalar
         return (gradient,)
 
 
 class Binary(Elementwise):
-    """`Elementwise` of two inputs, unrolled likewise."""
+    """`Elementwise` of two inputs, without static arguments."""
 
-    def __call__(self, x: Any, y: Any, **static: Any) -> Any:
+    def apply(self, x: Any, y: Any) -> Any:
         a, b, x_parent, y_parent, boxed = x, y, None, None, False
         if isinstance(x, Box):
             a, x_parent, boxed = x.array, x.record, True
         if isinstance(y, Box):
             b, y_parent, boxed = y.array, y.record, True
-        kind = b.__class__ if a.__class__ in WEAK else a.__class__
+        kind = a.__class__
         backend = BACKEND_OF_TYPE.get(kind)
-        if backend is None or (b.__class__ is not kind and b.__class__ not in WEAK):
-            return self._convert_and_call((x, y), static)
+        if backend is None:
+            kind = b.__class__
+            backend = BACKEND_OF_TYPE.get(kind)
+            if backend is None or a.__class__ not in WEAK:
+                return self._convert_and_call((x, y), NO_STATIC)
+        elif b.__class__ is not kind and b.__class__ not in WEAK:
+            return self._convert_and_call((x, y), NO_STATIC)
         try:
-            out = self.forward(backend.xp, a, b, **static) if static else self.forward(backend.xp, a, b)
+            out = self.forward(backend.xp, a, b)
         except (ValueError, TypeError) as error:
             raise explained(self.name, (a, b), error) from error
         if out.__class__ is not kind:
@@ -212,45 +223,46 @@ class Binary(Elementwise):
         record = recorder.get()
         if (x_parent is None and y_parent is None) or record is None:
             return Box.new(out)
-        held = None
-        if (x_parent is None or x_parent.__class__ is Leaf) and a.__class__ is kind:
-            held = hold(a, backend)
-        if (y_parent is None or y_parent.__class__ is Leaf) and b.__class__ is kind:
-            held = (held, hold(b, backend))
-        return Box.new(out, record(self, (a, b), (x_parent, y_parent), static, out, held))
+        x_held: Hold | None = None
+        y_held: Hold | None = None
+        if x_parent.__class__ is Leaf:
+            x_held = x_parent.hold(backend)
+        elif x_parent is None and a.__class__ is kind:
+            x_held = hold(a, backend)
+        if y_parent.__class__ is Leaf:
+            y_held = y_parent.hold(backend)
+        elif y_parent is None and b.__class__ is kind:
+            y_held = hold(b, backend)
+        held = y_held if x_held is None else x_held if y_held is None else (x_held, y_held)
+        return Box.new(out, record(self, (a, b), (x_parent, y_parent), NO_STATIC, out, held))
+
+    __call__ = apply
 
     def pull(
         self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
     ) -> Sequence[Value | None]:
         x, y = values
+        x_rule, y_rule = self.partials
         x_wanted, y_wanted = wanted
         x_gradient = y_gradient = None
         if x_wanted is not None:
-            d = self.partials[0](out, x, y, **static) if static else self.partials[0](out, x, y)
-            x_gradient = g if d is ONE else scale(g, d) if careful.get() else g * d
-            if (
-                x_gradient.shape != x.shape
-                or x_gradient.dtype is not x.dtype
-                or x_gradient.__class__ is not g.__class__
-            ):
+            d = x_rule(out, x, y)
+            x_gradient = g if d is ONE else -g if d is MINUS_ONE else scaled(g, d) if careful.get() else g * d
+            if not x_gradient.shape or x_gradient.shape != x.shape or x_gradient.dtype is not x.dtype:
                 x_gradient = unbroadcast(x_gradient, x, out, self.name)
         if y_wanted is not None:
-            d = self.partials[1](out, x, y, **static) if static else self.partials[1](out, x, y)
-            y_gradient = g if d is ONE else scale(g, d) if careful.get() else g * d
-            if (
-                y_gradient.shape != y.shape
-                or y_gradient.dtype is not y.dtype
-                or y_gradient.__class__ is not g.__class__
-            ):
+            d = y_rule(out, x, y)
+            y_gradient = g if d is ONE else -g if d is MINUS_ONE else scaled(g, d) if careful.get() else g * d
+            if not y_gradient.shape or y_gradient.shape != y.shape or y_gradient.dtype is not y.dtype:
                 y_gradient = unbroadcast(y_gradient, y, out, self.name)
-        return (x_gradient, y_gradient)
+        return x_gradient, y_gradient
 
 
 class Primitive(Op):
     """Any other op. `linear="each"`: linear in each input by itself; "jointly": in all array inputs together."""
 
-    def __init__(self, forward: Callable[..., Array], linear: str | None = None, name: str | None = None) -> None:
-        super().__init__(forward, name)
+    def __init__(self, forward: Callable[..., Array], linear: str | None = None, register: bool = True) -> None:
+        super().__init__(forward, register=register)
         if linear not in (None, "each", "jointly"):
             raise ValueError(f'linear is None, "each" or "jointly", got {linear!r}')
         self.linear = linear
@@ -272,7 +284,9 @@ class Primitive(Op):
         self.pull = rule  # type: ignore[method-assign]  # the rule is the whole of it
         return rule
 
-    def push(self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]) -> Value:
+    def push(
+        self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]
+    ) -> Value:
         if self.linear == "jointly":
             filled = [
                 tangent if tangent is not None else zeros_like(value) if i in self.vjps or self.variadic else value
@@ -290,8 +304,10 @@ class Primitive(Op):
         return broadcast_like(total, out)
 
 
-ONE = 1.0
-"""The partial derivative of an op that passes its input on."""
+NO_STATIC: dict[str, Any] = {}
+
+ONE, MINUS_ONE = 1.0, -1.0
+"""The partial derivatives of ops that pass their input on: told apart by identity, they cost no multiplication."""
 
 
 def elementwise(forward: Callable[..., Array]) -> Elementwise:
@@ -300,9 +316,9 @@ def elementwise(forward: Callable[..., Array]) -> Elementwise:
     return Unary(forward) if len(inputs) == 2 else Binary(forward)
 
 
-def primitive(linear: str | None = None, name: str | None = None) -> Callable[[Callable[..., Array]], Primitive]:
+def primitive(linear: str | None = None) -> Callable[[Callable[..., Array]], Primitive]:
     """Make an op of `forward(xp, *arrays, **static)`; see `Primitive` for `linear`."""
-    return lambda forward: Primitive(forward, linear, name)
+    return lambda forward: Primitive(forward, linear)
 
 
 # ---- what rules share ----------------------------------------------------------------------------------------------
@@ -322,7 +338,9 @@ class _Scale(Op):
             for want, value, other in zip(wanted, values, reversed(values), strict=True)
         ]
 
-    def push(self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]) -> Value:
+    def push(
+        self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]
+    ) -> Value:
         terms = [scale(t, other) for t, other in zip(tangents, reversed(values), strict=True) if t is not None]
         return broadcast_like(terms[0] if len(terms) == 1 else terms[0] + terms[1], out)
 
@@ -337,8 +355,8 @@ scale = _Scale(_scale, "scale")
 
 def scaled(g: Value, d: Value) -> Value:
     """`g * d` for a local derivative `d`, which may be a number; see `tape.Walk` for when it is done with care."""
-    if d is ONE:
-        return g
+    if d is ONE or d is MINUS_ONE:
+        return g if d is ONE else -g
     return scale(g, d) if careful.get() and d.__class__ is not float else g * d
 
 
@@ -419,28 +437,28 @@ def axis_of(name: str, axis: Any, ndim: int) -> int:
 
 def as_values(name: str, args: Sequence[Any]) -> list[Any]:
     """Arrays, tensors and numbers out of anything that converts to an array, all on one backend."""
-    backend = None
-    for arg in args:
-        array = arg.array if isinstance(arg, Box) else arg
-        if not isinstance(array, _CONVERTED):
-            backend = _backend_of(name, array)
-            break
-    alone = backend is None
-    backend = backend or default_backend()
-    values = []
-    for arg in args:
-        if isinstance(arg, Box) or (type(arg) in WEAK and not alone):
-            values.append(arg)
-        elif isinstance(arg, _CONVERTED):
-            values.append(_converted(name, backend, arg))
-        else:
-            _backend_of(name, arg)
-            values.append(arg)
-    return values
+    arrays = [constant(arg) for arg in args]
+    backends = {_backend_of(name, array).name: _backend_of(name, array) for array in arrays if not _converts(array)}
+    if len(backends) > 1:
+        raise TypeError(
+            f"minigrad.{name}: arrays of two backends ({', '.join(backends)}) do not mix; move one with Tensor.to(name)"
+        )
+    backend = next(iter(backends.values()), None) or default_backend()
+    alone = all(type(arg) in WEAK for arg in args)  # numbers alone become arrays; beside an array they stay weak
+    return [
+        arg
+        if type(array) is backend.array_type or (type(arg) in WEAK and not alone)
+        else _converted(name, backend, array)
+        for arg, array in zip(args, arrays, strict=True)
+    ]
 
 
 WEAK = frozenset((float, int, bool))
-_CONVERTED = (numbers.Number, np.generic, list, tuple)
+
+
+def _converts(data: Any) -> bool:
+    """Whether this is something that a backend makes an array of."""
+    return isinstance(data, numbers.Number | np.generic | list | tuple)
 
 
 def _backend_of(name: str, array: Any) -> Backend:
@@ -452,7 +470,9 @@ def _backend_of(name: str, array: Any) -> Backend:
 
 def _converted(name: str, backend: Backend, data: Any) -> Array:
     if isinstance(data, (list, tuple)) and _holds_box(data):
-        raise TypeError(f"minigrad.{name}: got a {type(data).__name__} of Tensors; put them together with minigrad.stack")
+        raise TypeError(
+            f"minigrad.{name}: got a {type(data).__name__} of Tensors; put them together with minigrad.stack"
+        )
     try:
         return backend.asarray(data)
     except (TypeError, ValueError) as error:
@@ -461,14 +481,6 @@ def _converted(name: str, backend: Backend, data: Any) -> Array:
 
 def _holds_box(data: Any) -> bool:
     return isinstance(data, Box) or (isinstance(data, (list, tuple)) and any(_holds_box(part) for part in data))
-
-
-def mixed_backends(name: str, values: Sequence[Any]) -> TypeError:
-    """The error for arrays of two backends in one op."""
-    names = dict.fromkeys(BACKEND_OF_TYPE[type(v)].name for v in values if type(v) in BACKEND_OF_TYPE)
-    return TypeError(
-        f"minigrad.{name}: arrays of two backends ({', '.join(names)}) do not mix; move one with Tensor.to(name)"
-    )
 
 
 def explained(name: str, values: Sequence[Any], error: Exception) -> Exception:

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from typing import Any
 
-from minigrad.backend import backend_of
 from minigrad.ops.elementwise import divide, exp, multiply, negative, square, subtract
 from minigrad.ops.op import as_value, axes_of, primitive, scaled
 from minigrad.ops.shape import broadcast_to_, concatenate_, flip, reshape_, transpose_

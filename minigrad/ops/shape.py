@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Sequence
@@ -224,7 +225,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
             raise ValueError(f"minigrad.split: axis {axis} of size {n} does not divide into {sections} equal parts")
         cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
     before = (slice(None),) * axis
-    return [getitem_(x, index=(*before, slice(a, max(a, b)))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [getitem_(x, index=(*before, slice(a, max(a, b)))) for a, b in itertools.pairwise(cuts)]
 
 
 def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
@@ -322,4 +323,3 @@ def astype(x: Any, dtype: Any) -> Any:
     array([1., 2.], dtype=float32)
     """
     return astype_(x, dtype=np.dtype(dtype))
-

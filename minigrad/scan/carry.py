@@ -24,9 +24,7 @@ class Carry:
                 f"fn of scan must return a state of the initializer's structure {self.structure}, got {structure}"
                 + ("; for fn returning (state, output), pass has_output=True" if self._is_pair(state) else "")
             )
-        tensors = [
-            leaf if isinstance(leaf, Tensor) else Tensor(as_value("scan", leaf)) for leaf in leaves
-        ]
+        tensors = [leaf if isinstance(leaf, Tensor) else Tensor(as_value("scan", leaf)) for leaf in leaves]
         for got, needed in zip(tensors, self.leaves, strict=True):
             if got.array.shape != needed.array.shape or got.array.dtype != needed.array.dtype:
                 self._refuse(tensors)
@@ -44,9 +42,7 @@ class Carry:
                     if got.shape == needed.shape
                     else f"start from an initializer of shape {got.shape}, or reshape the new state"
                 )
-                lines.append(
-                    f"state{path} was {needed.dtype}{needed.shape} and became {got.dtype}{got.shape}; {fix}"
-                )
+                lines.append(f"state{path} was {needed.dtype}{needed.shape} and became {got.dtype}{got.shape}; {fix}")
         raise TypeError("the state of scan must keep its shapes and dtypes: " + "; ".join(lines))
 
     def check_rows(self, rows: int) -> None:

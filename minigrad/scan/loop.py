@@ -61,7 +61,7 @@ def _run(
                 going = problem.rows > t
                 new = [_chosen(going, leaf, old) for leaf, old in zip(new, state, strict=True)]
                 outputs = [_chosen(going, leaf, 0.0) for leaf in outputs]
-            if output_structure is not None:
+            if problem.has_output:
                 if rows and output_structure != structure:
                     raise TypeError(
                         f"the output of scan's fn must keep its structure: it was {structure}, "
@@ -105,14 +105,12 @@ def _joined(parts: Any) -> Tensor:
 
 def _nothing(problem: Problem) -> tuple[Leaves, tree.Structure]:
     """The stacks of no steps; the shapes of outputs are those that `fn` gives for an input of zeros."""
-    if not problem.has_output:
-        outputs, structure = problem.carry.leaves, problem.carry.structure
-    else:
+    outputs, structure = problem.carry.leaves, problem.carry.structure
+    if problem.has_output:
         blank = [Tensor(leaf.backend.xp.zeros(leaf.shape[1:], dtype=leaf.dtype)) for leaf in problem.elems]
         with no_grad(), np.errstate(all="ignore"), random.steps() as enter:
             enter(0)
             _, outputs, structure = problem.call(problem.carry.leaves, blank)
-        assert structure is not None
     return [Tensor(out.backend.xp.zeros((0, *out.shape), dtype=out.dtype)) for out in outputs], structure
 
 

@@ -32,11 +32,11 @@ class Problem:
         """One step's input, from the leaves of one step."""
         return self.structure.build(leaves)
 
-    def call(self, state: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], list[Tensor], tree.Structure | None]:
-        """One step of `fn`: the leaves of the new state, and of the output with its structure."""
+    def call(self, state: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], list[Tensor], tree.Structure]:
+        """One step of `fn`: the leaves of the new state, and those of the output (none) with its structure."""
         result = self.fn(self.carry.build(state), self.x(x))
         if not self.has_output:
-            return self.carry.check(result), [], None
+            return self.carry.check(result), [], self.carry.structure
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
                 f"with has_output=True, fn of scan returns a pair (state, output), got {type(result).__name__}"

@@ -1,0 +1,256 @@
+"""Optimisers: how parameters follow their gradients, and clipping by the global norm.
+
+`params` is a Module, a tensor, or a pytree of both. `step()` binds a new array to each parameter's `.data`, never
+writes into the old one, which the tape or a copy may still need, and clears `.grad`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigrad.backend import backend_of
+from minigrad.nn.module import Module, checked_state, children
+from minigrad.tape import Array, Leaf
+from minigrad.tensor import Tensor
+
+Params = Any  # a Module, a Tensor, or a pytree of both
+
+
+class Optimiser:
+    """What optimisers share: parameters by path, slots (arrays kept for each), a count of steps for each.
+
+    A subclass gives `slots`, `numbers` (the names of its attributes that are numbers) and `update`.
+    """
+
+    slots: tuple[str, ...] = ()
+    numbers: ClassVar[tuple[str, ...]] = ("lr",)
+
+    def __init__(self, params: Params, lr: float) -> None:
+        self.lr = _checked("lr", lr, 0.0, math.inf)
+        self.params = trainable(params)
+        self.counts = dict.fromkeys(self.params, 0)
+        self.kept = {
+            path: tuple(backend_of(p.array).xp.zeros_like(p.array) for _ in self.slots)
+            for path, p in self.params.items()
+        }
+
+    def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
+        """The new array of a parameter, and of its slots, in step number `count` (from 1)."""
+        raise NotImplementedError
+
+    def step(self, allow_unused: bool = False) -> None:
+        """Move every parameter once, and clear its gradient.
+
+        RuntimeError, and nothing changes, where a parameter has no gradient: then it was probably cut off by mistake.
+        With `allow_unused=True` such parameters, with all that is kept for them, stay as they are; one at least must
+        have a gradient.
+        """
+        unused = [path for path, p in self.params.items() if p.grad is None]
+        if len(unused) == len(self.params):
+            raise RuntimeError(
+                "no parameter has a gradient: call backward() on a loss made from these very tensors "
+                "(a module's astype and to return copies, whose parameters belong to an optimiser of their own)"
+            )
+        if unused and not allow_unused:
+            raise RuntimeError(
+                f"{len(unused)} of {len(self.params)} parameters have no gradient: {', '.join(unused)}; if the loss is "
+                "not meant to depend on them, call step(allow_unused=True)"
+            )
+        new = {
+            path: self.update(p.array, p.grad, self.counts[path] + 1, *self.kept[path])
+            for path, p in self.params.items()
+            if p.grad is not None
+        }
+        for path, arrays in new.items():
+            p = self.params[path]
+            p.data, *kept = [p.backend.asarray(array) for array in arrays]  # NumPy's 0-d sums are no arrays
+            p.grad = None
+            self.kept[path] = tuple(kept)
+            self.counts[path] += 1
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all that the next step depends on, but for the parameters and gradients: numbers, counts, slots.
+
+        Numbers and counts are 0-d arrays on the host, so that a checkpoint holds them like everything else.
+        """
+        state = {name: np.array(getattr(self, name), dtype=np.float64) for name in self.numbers}
+        for path in self.params:
+            state[f"count.{path}"] = np.array(self.counts[path], dtype=np.int64)
+            state |= {f"{slot}.{path}": array.copy() for slot, array in zip(self.slots, self.kept[path], strict=True)}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict`, its learning rate too: set another one afterwards.
+
+        ValueError, which lists every missing and unexpected name and every other shape or dtype; then nothing changed.
+        """
+        arrays = checked_state(type(self).__name__, self.state_dict(), state)
+        for name in self.numbers:
+            setattr(self, name, type(getattr(self, name))(arrays[name].item()))
+        for path in self.params:
+            self.counts[path] = int(arrays[f"count.{path}"])
+            self.kept[path] = tuple(arrays[f"{slot}.{path}"] for slot in self.slots)
+
+
+class SGD(Optimiser):
+    """Gradient descent, with momentum if asked for.
+
+        v = momentum * v + g
+        p = p - lr * v                        with nesterov=True: p - lr * (g + momentum * v)
+
+    ValueError for an lr below 0, a momentum outside [0, 1), or nesterov without momentum.
+    Sources: Polyak (1964); Sutskever et al., "On the importance of initialization and momentum" (2013), for Nesterov's.
+    Here lr multiplies v as a whole, so changing it acts on all of v at once.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> opt = mg.optim.SGD([x], lr=0.1)
+    >>> (x * x).sum().backward()
+    >>> opt.step()
+    >>> x
+    Tensor([0.8, 1.6], requires_grad)
+    """
+
+    numbers = ("lr", "momentum", "nesterov")
+
+    def __init__(self, params: Params, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
+        self.momentum = _checked("momentum", momentum, 0.0, 1.0)
+        self.nesterov = bool(nesterov)
+        if nesterov and not momentum:
+            raise ValueError("nesterov=True needs a momentum above 0")
+        self.slots = ("velocity",) if momentum else ()
+        super().__init__(params, lr)
+
+    def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
+        if not slots:
+            return (p - self.lr * g,)
+        v = self.momentum * slots[0] + g
+        return p - self.lr * (g + self.momentum * v if self.nesterov else v), v
+
+
+class Adam(Optimiser):
+    """Steps of about lr in every coordinate: the mean of the gradients over the root of the mean of their squares.
+
+        m = beta1 * m + (1 - beta1) * g       v = beta2 * v + (1 - beta2) * g**2
+        p = p - lr * m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)       t: the parameter's count of steps
+
+    ValueError for an lr or eps below 0, or a beta outside [0, 1).
+    Source: Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, -2.0], requires_grad=True)
+    >>> opt = mg.optim.Adam({"x": x}, lr=0.1)
+    >>> (x * x).sum().backward()
+    >>> opt.step()
+    >>> x
+    Tensor([ 0.9, -1.9], requires_grad)
+    """
+
+    slots = ("m", "v")
+    numbers = ("lr", "beta1", "beta2", "eps")
+
+    def __init__(
+        self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        beta1, beta2 = betas
+        self.beta1, self.beta2 = _checked("beta1", beta1, 0.0, 1.0), _checked("beta2", beta2, 0.0, 1.0)
+        self.eps = _checked("eps", eps, 0.0, math.inf)
+        super().__init__(params, lr)
+
+    def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
+        m, v = slots
+        m = self.beta1 * m + (1 - self.beta1) * g
+        v = self.beta2 * v + (1 - self.beta2) * (g * g)
+        mean = m / (1 - self.beta1**count)
+        size = backend_of(p).xp.sqrt(v / (1 - self.beta2**count)) + self.eps
+        return p - self.lr * (mean / size), m, v
+
+
+def clip_global_norm(params: Params, max_norm: float) -> float:
+    """Scale all gradients down together so that their joint Euclidean norm is at most `max_norm`.
+
+    Returns the norm before clipping, computed in float64; waits for the device. Parameters without a gradient count
+    as 0. FloatingPointError, and nothing changes, where the norm is NaN or infinite: scaling by it would turn
+    gradients into NaN or 0 without a word. ValueError for a max_norm that is not above 0.
+    Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([3.0, 4.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> mg.optim.clip_global_norm([x], 1.0), x.grad
+    (10.0, array([0.6, 0.8]))
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is a number above 0, got {max_norm}")
+    found = {path: p for path, p in trainable(params).items() if p.grad is not None}
+    if not found:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = {path: _sum_of_squares(p) for path, p in found.items()}
+        norm = math.sqrt(float(sum(squares.values())))  # one wait for the device, for all of them
+    if not math.isfinite(norm):
+        broken = [path for path, square in squares.items() if not math.isfinite(float(square))]
+        raise FloatingPointError(
+            f"the gradients have the norm {norm}, nothing was changed; NaN or too large: {', '.join(broken)}"
+        )
+    if norm > max_norm:
+        for p in found.values():
+            g: Array = p.grad
+            p.grad = p.backend.asarray(g * (max_norm / norm))
+    return norm
+
+
+def _sum_of_squares(p: Tensor) -> Array:
+    xp = p.backend.xp
+    return xp.sum(xp.square(p.grad, dtype=np.float64))
+
+
+def trainable(params: Params) -> dict[str, Tensor]:
+    """The parameters of a Module, or the tensors and modules' parameters of a pytree, by path; each tensor once.
+
+    TypeError for a leaf that is neither, or a tensor that does not require a gradient; ValueError for none at all.
+    """
+    found: dict[str, Tensor] = {}
+    known: set[int] = set()
+
+    def visit(path: str, item: Any) -> None:
+        if isinstance(item, Module):
+            for name, p in item.parameters().items():
+                visit(f"{path}.{name}" if path else name, p)
+        elif isinstance(item, list | tuple | dict):
+            for name, child in children(item):
+                visit(f"{path}.{name}" if path else str(name), child)
+        elif not (isinstance(item, Tensor) and isinstance(item.record, Leaf)):
+            what = (
+                "a tensor that does not require a gradient" if isinstance(item, Tensor) else f"a {type(item).__name__}"
+            )
+            raise TypeError(
+                f"params{f' at {path!r}' if path else ''} holds {what}; an optimiser takes modules, tensors made with "
+                "requires_grad=True, and lists, tuples and dicts of both"
+            )
+        elif path in found:
+            raise ValueError(f"two parameters have the path {path!r}; rename a key")
+        elif id(item) not in known:
+            known.add(id(item))
+            found[path] = item
+
+    visit("", params)
+    if not found:
+        raise ValueError("params holds no tensor that requires a gradient")
+    return found
+
+
+def _checked(name: str, value: Any, low: float, high: float) -> float:
+    """A number in [low, high)."""
+    if not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} is a number, got {type(value).__name__}")
+    if not low <= value < high:
+        raise ValueError(f"{name} lies in [{low:g}, {high:g}), got {value}")
+    return float(value)
+
+
+__all__ = ["SGD", "Adam", "Optimiser", "clip_global_norm"]
