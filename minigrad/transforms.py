@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,17 +39,96 @@ from minigrad.tensor import Tensor, cotangent_for
 Fn = Callable[..., Any]
 
 
-class _Trace(NamedTuple):
-    """One run of a function on variables of its own."""
+class _Trace:
+    """One run of a function on variables of its own, and the walks over what it recorded."""
 
-    outputs: list[Tensor]
-    structure: tree.Structure
-    variables: list[Record]
-    boxed: bool  # whether a Tensor was among the arguments
-    aux: Any
+    def __init__(self, f: Fn, args: Sequence[Any], argnums: Sequence[int], has_aux: bool = False) -> None:
+        self.boxed = any(isinstance(leaf, Tensor) for leaf in tree.flatten(tuple(args))[0])
+        self.variables: list[Record] = []
+        self.structures: list[tree.Structure] = []
+        traced = list(args)
+        for argnum in argnums:
+            traced[argnum] = self._variables_for(args[argnum], f"argument {argnum}")
+        result = self._run(f, traced)
+        self.aux = None
+        if has_aux:
+            if not (isinstance(result, tuple) and len(result) == 2):
+                raise TypeError("with has_aux=True the function returns a pair (result, aux)")
+            result, self.aux = result
+        outputs, self.structure = tree.flatten(result)
+        self.outputs = [out if isinstance(out, Tensor) else Tensor(as_value("asarray", out)) for out in outputs]
+        self.reach, self.foreign = self._reach(self.outputs)
+
+    def _variables_for(self, arg: Any, where: str) -> Any:
+        """The argument with a variable in the place of each leaf."""
+        leaves, structure = tree.flatten(arg)
+        fresh = [_variable(leaf, where + path) for leaf, path in zip(leaves, structure.paths(), strict=True)]
+        self.variables += [variable.record for variable in fresh]
+        self.structures.append(structure)
+        return structure.build([Tensor(variable.record.out, variable.record) for variable in fresh])
+
+    def _run(self, f: Fn, args: Sequence[Any]) -> Any:
+        opened = (*tape.open_variables.get(), *self.variables)
+        try:
+            with scoped(tape.recorder, tape.recorder.get() or Record), scoped(tape.open_variables, opened):
+                return f(*args)
+        finally:
+            for variable in self.variables:
+                if isinstance(variable, Leaf):
+                    variable.active = False  # only this trace, which names it as its target, wants its gradient
+
+    def _reach(self, tensors: Sequence[Tensor]) -> tuple[tape.Reach, bool]:
+        """What some tensors depend on above the variables, and whether anybody else may differentiate them too."""
+        since = min((variable.number for variable in self.variables), default=0)
+        reach = reachable([t.record for t in tensors], since, self.variables)
+        behind = any(not isinstance(variable, Leaf) for variable in self.variables)
+        return reach, bool(reach.leaves or reach.older or behind)
+
+    def closed(self, leaves: Sequence[Any]) -> list[Any]:
+        """Results of the function as its caller sees them: without our records, unless somebody needs those."""
+        _, foreign = self._reach([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+        if foreign and tape.recorder.get() is not None:
+            return list(leaves)
+        return [self.given(leaf.array) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+    def given(self, value: Value) -> Value:
+        """A result as the caller expects it: a Tensor where Tensors came in or it is recorded, else an array."""
+        return Tensor(value) if self.boxed and not isinstance(value, Tensor) else value
+
+    def result(self) -> Any:
+        """What the function returned, as its caller sees it."""
+        return self.structure.build(self.closed(self.outputs))
+
+    def pull(self, cotangents: Sequence[Value]) -> tuple[Any, ...]:
+        """The gradient of each traced argument; zeros where nothing depends on it."""
+        walk, seeds = self._walk(cotangents)
+        roots = [(out.record, g) for out, g in zip(self.outputs, seeds, strict=True) if out.record is not None]
+        likes = [variable.out for variable in self.variables]
+        gradients = iter(self._filled(walk.pull_back(roots), likes))
+        return tuple(structure.build([next(gradients) for _ in structure.paths()]) for structure in self.structures)
+
+    def push(self, tangents: Sequence[Value]) -> Any:
+        """The tangent of the result."""
+        walk, seeds = self._walk(tangents)
+        pushed = walk.push_forward(seeds, [out.record for out in self.outputs])
+        return self.structure.build(self._filled(pushed, [out.array for out in self.outputs]))
+
+    def _walk(self, seeds: Sequence[Value]) -> tuple[Walk, list[Value]]:
+        """A walk over the trace, recorded if anybody else may differentiate it too, and seeds fit for it."""
+        foreign = self.foreign or any(isinstance(seed, Tensor) and seed.record is not None for seed in seeds)
+        recorded = foreign and tape.recorder.get() is not None
+        walk = Walk(self.reach.order, self.variables, recorded, needed=dependent(self.reach.order, self.variables))
+        if recorded:
+            return walk, [seed if isinstance(seed, Tensor) else Tensor(seed) for seed in seeds]
+        return walk, [constant(seed) for seed in seeds]
+
+    def _filled(self, values: Sequence[Value | None], likes: Sequence[Array]) -> list[Value]:
+        """The walk's results, zeros where it has none; arrays that share memory with nothing."""
+        filled = [zeros_like(like) if value is None else value for value, like in zip(values, likes, strict=True)]
+        return [self.given(value if isinstance(value, Tensor) else value.copy()) for value in filled]
 
 
-def _variable(x: Any, where: str) -> Tensor:
+def _variable(x: Any, where: str) -> Any:
     """A tensor that stands for one argument: a record of its own, connected to what made the argument."""
     value = as_value("asarray", x)
     array = constant(value)
@@ -59,85 +138,27 @@ def _variable(x: Any, where: str) -> Tensor:
             "convert it with astype('float64'), or leave it out of argnums"
         )
     parent = value.record if isinstance(value, Tensor) else None
-    return Tensor(array, Leaf(array) if parent is None else Record(copy_, (array,), (parent,), {}, array, None))
+    if parent is None:
+        return Tensor(array, Leaf(array))
+    return Tensor(array, Record(copy_, (array,), (parent,), {}, array, hold(array, backend_of(array))))
 
 
-def _trace(f: Fn, args: Sequence[Any], argnums: Sequence[int], has_aux: bool = False) -> _Trace:
-    """Run `f` with the arguments at `argnums` replaced by variables."""
-    boxed = any(isinstance(leaf, Tensor) for leaf in tree.flatten(tuple(args))[0])
-    traced = list(args)
-    variables: list[Record] = []
-    for argnum in argnums:
-        leaves, structure = tree.flatten(args[argnum])
-        names = [f"argument {argnum}{path}" for path in structure.paths()]
-        fresh = [_variable(leaf, name) for leaf, name in zip(leaves, names, strict=True)]
-        variables += [variable.record for variable in fresh if variable.record is not None]
-        traced[argnum] = structure.build(fresh)
-    try:
-        recorder = tape.recorder.get() or Record
-        opened = (*tape.open_variables.get(), *variables)
-        with scoped(tape.recorder, recorder), scoped(tape.open_variables, opened):
-            result = f(*traced)
-    finally:
-        for variable in variables:
-            if isinstance(variable, Leaf):
-                variable.active = False  # nobody but this transform, which names it as its target, wants its gradient
-    aux = None
-    if has_aux:
-        if not (isinstance(result, tuple) and len(result) == 2):
-            raise TypeError("with has_aux=True the function returns a pair (result, aux)")
-        result, aux = result
-    outputs, structure = tree.flatten(result)
-    tensors = [out if isinstance(out, Tensor) else Tensor(as_value("asarray", out)) for out in outputs]
-    return _Trace(tensors, structure, variables, boxed, aux)
+def _seed(seed: Any, like: Tensor) -> Value:
+    """A cotangent or tangent, checked against what it belongs to; a tracked one stays a Tensor."""
+    if not isinstance(seed, Tensor) or seed.record is None:
+        return cotangent_for(like, seed)
+    if seed.shape != like.shape or seed.dtype != like.dtype:
+        raise ValueError(
+            f"a (co)tangent of {like.dtype}{like.shape} has its shape and dtype, got {seed.dtype}{seed.shape}"
+        )
+    return seed
 
 
-def _reach(outputs: Sequence[Tensor], variables: Sequence[Record]) -> tuple[tape.Reach, bool]:
-    """What the outputs depend on above the variables, and whether a walk over it must be recorded."""
-    since = min((variable.number for variable in variables), default=0)
-    reach = reachable([out.record for out in outputs], since, variables)
-    foreign = reach.leaves or reach.older or any(not isinstance(variable, Leaf) for variable in variables)
-    return reach, bool(foreign) and tape.recorder.get() is not None
-
-
-def _walk(reach: tape.Reach, targets: Sequence[Record], recorded: bool) -> Walk:
-    return Walk(reach.order, targets, recorded, needed=dependent(reach.order, targets))
-
-
-def _results(values: Sequence[Value], boxed: bool) -> list[Value]:
-    """Results as the caller expects them: arrays for arrays; Tensors for Tensors, and where they are recorded."""
-    return [value if isinstance(value, Tensor) else Tensor(value) if boxed else value for value in values]
-
-
-def _closed(tensors: Sequence[Tensor], trace: _Trace) -> list[Value]:
-    """The outputs of a trace as the caller sees them: without its records, unless somebody else needs those."""
-    results: list[Value] = []
-    for out in tensors:
-        _, recorded = _reach([out], trace.variables)
-        depends = out.record is not None and recorded
-        results.append(out if depends else Tensor(out.array) if trace.boxed else out.array)
-    return results
-
-
-def _pull(
-    trace: _Trace, roots: Sequence[tuple[Record | None, Value]], reach: tape.Reach, recorded: bool
-) -> list[Value]:
-    """The gradients of the variables; zeros where nothing depends on one."""
-    seeds = [(record, g) for record, g in roots if record is not None]
-    gradients = _walk(reach, trace.variables, recorded).pull_back(
-        [(record, Tensor(g) if recorded and not isinstance(g, Tensor) else g) for record, g in seeds]
-    )
-    return [
-        backend_of(variable.out).xp.zeros_like(variable.out) if g is None else g if isinstance(g, Tensor) else g.copy()
-        for variable, g in zip(trace.variables, gradients, strict=True)
-    ]
-
-
-def _regroup(args: Sequence[Any], argnums: Sequence[int], leaves: Sequence[Value]) -> list[Any]:
-    """The leaves, put back into the structures of the arguments that they belong to."""
-    source = iter(leaves)
-    structures = [tree.flatten(args[argnum])[1] for argnum in argnums]
-    return [structure.build([next(source) for _ in structure.paths()]) for structure in structures]
+def _seeds(what: str, seeds: Any, likes: Sequence[Tensor], structure: tree.Structure) -> list[Value]:
+    leaves, given = tree.flatten(seeds)
+    if given != structure:
+        raise ValueError(f"the {what} needs the structure {structure}, got {given}")
+    return [_seed(leaf, like) for leaf, like in zip(leaves, likes, strict=True)]
 
 
 # ---- reverse mode --------------------------------------------------------------------------------------------------
@@ -158,21 +179,16 @@ def value_and_grad(f: Fn, argnums: int | tuple[int, ...] = 0, has_aux: bool = Fa
 
     @functools.wraps(f, updated=())
     def differentiated(*args: Any, **kwargs: Any) -> Any:
-        trace = _trace(functools.partial(f, **kwargs), args, _checked_argnums(numbers, args), has_aux)
+        trace = _Trace(functools.partial(f, **kwargs), args, _checked_argnums(numbers, args), has_aux)
         if len(trace.outputs) != 1 or trace.outputs[0].size != 1:
-            shapes = [out.shape for out in trace.outputs]
-            raise ValueError(
-                f"grad needs a function of one number, got results of shapes {shapes}; use vjp or jacobian"
-            )
-        (out,) = trace.outputs
-        reach, recorded = _reach([out], trace.variables)
-        gradients = _pull(trace, [(out.record, cotangent_for(out, None))], reach, recorded)
-        regrouped = _regroup(args, numbers, _results(gradients, trace.boxed))
-        (value,) = _closed([out], trace)
+            got = [out.shape for out in trace.outputs]
+            raise ValueError(f"grad needs a function of one number, got results of shapes {got}; use vjp or jacobian")
+        gradients = trace.pull([cotangent_for(trace.outputs[0], None)])
+        value = trace.result()
         if has_aux:
-            aux = tree.map(lambda leaf: _closed([leaf], trace)[0] if isinstance(leaf, Tensor) else leaf, trace.aux)
-            value = (value, aux)
-        return value, tuple(regrouped) if isinstance(argnums, tuple) else regrouped[0]
+            leaves, structure = tree.flatten(trace.aux)
+            value = (value, structure.build(trace.closed(leaves)))
+        return value, gradients if isinstance(argnums, tuple) else gradients[0]
 
     return differentiated
 
@@ -211,26 +227,12 @@ def vjp(f: Fn, *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     >>> pull(np.array([1.0, 10.0]))
     (array([ 3., 40.]), array([ 1., 20.]))
     """
-    argnums = range(len(args))
-    trace = _trace(f, args, argnums)
-    reach, recorded = _reach(trace.outputs, trace.variables)
+    trace = _Trace(f, args, range(len(args)))
 
     def pull(g: Any) -> tuple[Any, ...]:
-        leaves, structure = tree.flatten(g)
-        if structure != trace.structure:
-            raise ValueError(f"the cotangent has the structure of the result, {trace.structure}, got {structure}")
-        tracked = any(isinstance(leaf, Tensor) and leaf.record is not None for leaf in leaves)
-        seeds = []
-        for out, leaf in zip(trace.outputs, leaves, strict=True):
-            checked = leaf if isinstance(leaf, Tensor) and leaf.record is not None else cotangent_for(out, leaf)
-            if checked.shape != out.shape or checked.dtype != out.dtype:
-                raise ValueError(f"the cotangent of {out.dtype}{out.shape} is {checked.dtype}{checked.shape}")
-            seeds.append((out.record, checked))
-        gradients = _pull(trace, seeds, reach, (recorded or tracked) and tape.recorder.get() is not None)
-        boxed = trace.boxed or any(isinstance(leaf, Tensor) for leaf in leaves)
-        return tuple(_regroup(args, argnums, _results(gradients, boxed)))
+        return trace.pull(_seeds("cotangent", g, trace.outputs, trace.structure))
 
-    return trace.structure.build(_closed(trace.outputs, trace)), pull
+    return trace.result(), pull
 
 
 # ---- forward mode --------------------------------------------------------------------------------------------------
@@ -243,32 +245,10 @@ def jvp(f: Fn, args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     >>> mg.jvp(lambda x, y: x * y, (3.0, 4.0), (1.0, 0.0))
     (array(12.), array(4.))
     """
-    if len(args) != len(tangents):
-        raise ValueError(f"jvp needs one tangent an argument: {len(args)} arguments, {len(tangents)} tangents")
-    trace = _trace(f, args, range(len(args)))
-    leaves, structure = tree.flatten(tuple(tangents))
-    expected = tree.flatten(tuple(args))[1]
-    if structure != expected:
-        raise ValueError(f"the tangents have the structure of the arguments, {expected}, got {structure}")
-    tracked = any(isinstance(leaf, Tensor) and leaf.record is not None for leaf in leaves)
-    reach, recorded = _reach(trace.outputs, trace.variables)
-    recorded = (recorded or tracked) and tape.recorder.get() is not None
-    seeds = []
-    for variable, leaf in zip(trace.variables, leaves, strict=True):
-        seed = (
-            leaf if isinstance(leaf, Tensor) and leaf.record is not None else cotangent_for(Tensor(variable.out), leaf)
-        )
-        seeds.append(
-            Tensor(seed) if recorded and not isinstance(seed, Tensor) else constant(seed) if not recorded else seed
-        )
-    pushed = _walk(reach, trace.variables, recorded).push_forward(seeds, [out.record for out in trace.outputs])
-    filled = [
-        out.backend.xp.zeros_like(out.array) if t is None else t if isinstance(t, Tensor) else t.copy()
-        for out, t in zip(trace.outputs, pushed, strict=True)
-    ]
-    boxed = trace.boxed or any(isinstance(leaf, Tensor) for leaf in leaves)
-    build = trace.structure.build
-    return build(_closed(trace.outputs, trace)), build(_results(filled, boxed))
+    trace = _Trace(f, args, range(len(args)))
+    likes = [Tensor(variable.out) for variable in trace.variables]
+    seeds = _seeds("tangents of jvp", tuple(tangents), likes, tree.flatten(tuple(args))[1])
+    return trace.result(), trace.push(seeds)
 
 
 # ---- whole matrices, and products with them ------------------------------------------------------------------------
@@ -422,12 +402,13 @@ class _Checkpoint:
     name = "checkpoint"
     pull_into: Callable[..., Array] | None = None
 
-    def __init__(self, f: Fn, captured: Sequence[Record]) -> None:
+    def __init__(self, f: Fn) -> None:
         self.f = f
-        self.captured = captured  # what f reaches without being given it: its closure's tensors
+        self.captured: list[Any] = []  # the records that f reaches without being given them: its closure's tensors
         self.context = contextvars.copy_context()  # f draws the same random numbers again
 
-    def _again(self, values: Sequence[Value], recorded: bool) -> tuple[_Trace, tape.Reach, list[Record]]:
+    def _walk(self, values: Sequence[Value], carried: Sequence[Value | None]) -> tuple[_Trace, Walk]:
+        """Run the function again, and get ready to walk from or to its inputs and captured tensors."""
         count = len(values) - len(self.captured)
         for record, value in zip(self.captured, values[count:], strict=True):
             if record.out is not constant(value):
@@ -435,34 +416,31 @@ class _Checkpoint:
                     "a tensor that a checkpointed function uses got new .data between forward and backward; "
                     "take the optimiser's step after backward()"
                 )
-        trace = self.context.copy().run(_trace, self.f, values[:count], range(count))
+        trace: _Trace = self.context.copy().run(_Trace, self.f, values[:count], range(count))
         targets = [*trace.variables, *self.captured]
-        since = min((variable.number for variable in trace.variables), default=next_number())
+        since = min((variable.number for variable in trace.variables), default=0)
         reach = reachable([out.record for out in trace.outputs], since, targets)
         if reach.older or reach.leaves:
             raise RuntimeError("a checkpointed function used other tensors when it ran again: it must be pure")
-        return trace, reach, targets
+        boxed = any(isinstance(value, Tensor) for value in [*values, *carried])
+        return trace, Walk(reach.order, targets, boxed, needed=dependent(reach.order, targets))
 
     def pull(self, g: Value, out: Value, values: Sequence[Value], static: dict[str, Any], wanted: Sequence[Any]) -> Any:
-        recorded = any(isinstance(value, Tensor) for value in [*values, *g])
-        trace, reach, targets = self._again(values, recorded)
-        seeds = [
+        trace, walk = self._walk(values, g)
+        roots = [
             (result.record, gradient)
             for result, gradient in zip(trace.outputs, g, strict=True)
             if result.record is not None and gradient is not None
         ]
-        gradients = _walk(reach, targets, recorded).pull_back(seeds)
         return [
             None if want is None else zeros_like(value) if gradient is None else gradient
-            for want, gradient, value in zip(wanted, gradients, values, strict=True)
+            for want, gradient, value in zip(wanted, walk.pull_back(roots), values, strict=True)
         ]
 
     def push(self, tangents: Sequence[Any], out: Value, values: Sequence[Value], static: dict[str, Any]) -> Value:
-        recorded = any(isinstance(value, Tensor) for value in [*values, *tangents])
-        trace, reach, targets = self._again(values, recorded)
+        trace, walk = self._walk(values, tangents)
         seeds = [zeros_like(value) if t is None else t for t, value in zip(tangents, values, strict=True)]
-        pushed = _walk(reach, targets, recorded).push_forward(seeds, [result.record for result in trace.outputs])
-        return Bundle(pushed)
+        return Bundle(walk.push_forward(seeds, [result.record for result in trace.outputs]))
 
 
 def checkpoint(f: Fn) -> Fn:
@@ -487,17 +465,17 @@ def checkpoint(f: Fn) -> Fn:
                 filled[i] = value
             return f(*structure.build(filled))
 
-        inputs = [as_value("checkpoint", leaves[i]) for i in arrays]
-        op = _Checkpoint(of_arrays, ())
         if tape.recorder.get() is None:
             return f(*args)
+        inputs = [as_value("checkpoint", leaves[i]) for i in arrays]
+        op = _Checkpoint(of_arrays)
         since = next_number()
-        trace = _trace(of_arrays, inputs, range(len(inputs)))
+        trace = _Trace(of_arrays, inputs, range(len(inputs)))
         reach = reachable([out.record for out in trace.outputs], since, trace.variables)
         op.captured = [*reach.older, *reach.leaves]
-        parents = [value.record if isinstance(value, Tensor) else None for value in inputs] + list(op.captured)
-        if not any(parent is not None for parent in parents):
-            return trace.structure.build(_closed(trace.outputs, trace))
+        parents = [value.record if isinstance(value, Tensor) else None for value in inputs] + op.captured
+        if not any(parents):
+            return trace.result()
         values = [constant(value) for value in inputs] + [record.out for record in op.captured]
         held = [hold(value, backend_of(value)) for value in values]
         record = Record(op, values, parents, {}, Bundle(out.array for out in trace.outputs), held)
