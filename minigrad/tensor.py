@@ -212,7 +212,7 @@ class Tensor(Box):
         if self.record is not None:
             raise TypeError(
                 "converting a tensor that requires a gradient to a NumPy array would lose the gradient: use minigrad's "
-                "ops, or .numpy() if no gradient is meant to pass"
+                "ops (np.dot(a, t) or a @ t for a.dot(t)), or .numpy() if no gradient is meant to pass"
             )
         host = self.backend.to_host(self.array)
         if self.backend.name != "numpy":
