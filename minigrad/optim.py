@@ -48,6 +48,14 @@ class Optimiser:
         RuntimeError, and nothing changes, where a parameter has no gradient: then it was probably cut off by mistake.
         With `allow_unused=True` such parameters, with all that is kept for them, stay as they are; one at least must
         have a gradient.
+
+        >>> import minigrad as mg
+        >>> x = mg.tensor(1.0, requires_grad=True)
+        >>> opt = mg.optim.SGD({"x": x, "y": mg.tensor(2.0, requires_grad=True)}, lr=0.5)
+        >>> (3.0 * x).backward()
+        >>> opt.step(allow_unused=True)
+        >>> x
+        Tensor(-0.5, requires_grad)
         """
         unused = [path for path, p in self.params.items() if p.grad is None]
         if len(unused) == len(self.params):
@@ -76,6 +84,11 @@ class Optimiser:
         """Copies of all that the next step depends on, but for the parameters and gradients: numbers, counts, slots.
 
         Numbers and counts are 0-d arrays on the host, so that a checkpoint holds them like everything else.
+
+        >>> import minigrad as mg
+        >>> opt = mg.optim.Adam({"x": mg.tensor([1.0, 2.0], requires_grad=True)})
+        >>> list(opt.state_dict())
+        ['lr', 'beta1', 'beta2', 'eps', 'count.x', 'm.x', 'v.x']
         """
         state = {name: np.array(getattr(self, name), dtype=np.float64) for name in self.numbers}
         for path in self.params:
@@ -87,6 +100,13 @@ class Optimiser:
         """Take over a `state_dict`, its learning rate too: set another one afterwards.
 
         ValueError, which lists every missing and unexpected name and every other shape or dtype; then nothing changed.
+
+        >>> import minigrad as mg
+        >>> params = {"x": mg.tensor([1.0, 2.0], requires_grad=True)}
+        >>> old, new = mg.optim.Adam(params, lr=0.01), mg.optim.Adam(params)
+        >>> new.load_state_dict(old.state_dict())
+        >>> new.lr
+        0.01
         """
         arrays = checked_state(type(self).__name__, self.state_dict(), state)
         for name in self.numbers:

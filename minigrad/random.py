@@ -7,6 +7,7 @@ generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) o
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,21 +23,29 @@ from minigrad.tensor import Tensor
 
 Shape = int | tuple[int, ...]
 
-_steps: ContextVar[tuple[int, ...]] = ContextVar("minigrad_random_steps", default=())
+_path: ContextVar[tuple[int, ...]] = ContextVar("minigrad_random_path", default=())  # call, step of each scan around
 _calls: ContextVar[int] = ContextVar("minigrad_random_calls", default=0)
 
 
 @contextmanager
 def steps() -> Iterator[Callable[[int], None]]:
     """A scan's scope (inside those of the scans around it): call what it gives with t when step t begins."""
-    outer = _steps.get()
+    outer = (*_path.get(), _next_call())
 
     def enter(t: int) -> None:
-        _steps.set((*outer, t))
+        _path.set((*outer, t))
         _calls.set(0)
 
-    with scoped(_steps, outer), scoped(_calls, 0):
+    with scoped(_path, outer), scoped(_calls, 0):
         yield enter
+
+
+def _next_call() -> int:
+    """The number of a draw (or scan) within its step; outside of scans nothing is counted."""
+    call = _calls.get()
+    if _path.get():
+        _calls.set(call + 1)
+    return call
 
 
 def generator(seed: int | Sequence[int]) -> np.random.Generator:
@@ -49,12 +58,10 @@ def generator(seed: int | Sequence[int]) -> np.random.Generator:
     seeds = [operator.index(s) for s in seed] if isinstance(seed, Sequence) else [operator.index(seed)]
     if any(s < 0 for s in seeds):
         raise ValueError(f"a seed is an integer of at least 0, or a sequence of such, got {seed}")
-    steps = _steps.get()
-    key = [len(seeds), *seeds]
-    if steps:
-        key += [_calls.get(), *steps]
-        _calls.set(_calls.get() + 1)
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    path = _path.get()
+    key = (seeds, path, _next_call() if path else 0)
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()  # one key of 128 bits for each of ours
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def normal(shape: Shape, seed: int | Sequence[int], dtype: Any = "float64") -> Tensor:

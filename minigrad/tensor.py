@@ -13,6 +13,7 @@ from minigrad.backend import Backend, backend_of, default_backend, get_backend
 from minigrad.ops.elementwise import add, divide, multiply, negative, power, subtract
 from minigrad.ops.op import as_value
 from minigrad.tape import Array, Box, Leaf, constant
+from minigrad.walk import backward, depends_on_open_variable
 
 ArrayLike = Any
 
@@ -35,9 +36,7 @@ class Tensor(Box):
     @property
     def data(self) -> Array:
         """The array. While the tape needs it, a NumPy array is read-only; assign a new array instead of writing."""
-        record = self.record
-        if record is not None and record.__class__ is not Leaf and record.values is not None:
-            record.held = (record.held, tape.hold(self.array, self.backend))
+        tape.keep(self.record, self.array)
         return self.array
 
     @data.setter
@@ -142,11 +141,11 @@ class Tensor(Box):
             raise RuntimeError(
                 "backward() needs a tensor that depends on one made with requires_grad=True; this one is a constant"
             )
-        tape.backward(self.record, cotangent_for(self, g), retain)
+        backward(self.record, cotangent_for(self, g), retain)
 
     def detach(self) -> Tensor:
         """The same array as a constant: no gradient passes."""
-        return Tensor(self.array)
+        return Tensor(self.data)
 
     def item(self) -> float | int | bool:
         """The one element as a Python number. Waits for the device."""
@@ -172,7 +171,7 @@ class Tensor(Box):
         return tensor(array, requires_grad=self.requires_grad, name=self.name)
 
     def _forbid_inside_trace(self, what: str) -> None:
-        if self.record is not None and tape.depends_on_open_variable(self.record):
+        if self.record is not None and depends_on_open_variable(self.record):
             raise TypeError(
                 f"{what} inside a function that is being differentiated would lose the gradient: use minigrad's ops, "
                 "or stop_gradient if no gradient is meant to pass"

@@ -18,23 +18,12 @@ import numpy as np
 
 from minigrad import tape, tree
 from minigrad.backend import backend_of
+from minigrad.hold import hold
 from minigrad.ops.op import Primitive, as_value, unbroadcast, zeros_like
 from minigrad.ops.shape import copy_, stack
-from minigrad.tape import (
-    Array,
-    Bundle,
-    Leaf,
-    Record,
-    Value,
-    Walk,
-    constant,
-    dependent,
-    hold,
-    next_number,
-    reachable,
-    scoped,
-)
+from minigrad.tape import Array, Leaf, Record, Value, constant, next_number, scoped
 from minigrad.tensor import Tensor, cotangent_for
+from minigrad.walk import Reach, Walk, dependent, reachable
 
 Fn = Callable[..., Any]
 
@@ -77,7 +66,7 @@ class _Trace:
                 if isinstance(variable, Leaf):
                     variable.active = False  # only this trace, which names it as its target, wants its gradient
 
-    def _reach(self, tensors: Sequence[Tensor]) -> tuple[tape.Reach, bool]:
+    def _reach(self, tensors: Sequence[Tensor]) -> tuple[Reach, bool]:
         """What some tensors depend on above the variables, and whether anybody else may differentiate them too."""
         since = min((variable.number for variable in self.variables), default=0)
         reach = reachable([t.record for t in tensors], since, self.variables)
@@ -89,7 +78,7 @@ class _Trace:
         _, foreign = self._reach([leaf for leaf in leaves if isinstance(leaf, Tensor)])
         if foreign and tape.recorder.get() is not None:
             return list(leaves)
-        return [self.given(leaf.array) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return [self.given(leaf.data) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
     def given(self, value: Value) -> Value:
         """A result as the caller expects it: a Tensor where Tensors came in or it is recorded, else an array."""
@@ -332,7 +321,7 @@ def stop_gradient(x: Any) -> Any:
     >>> mg.grad(lambda x: x * mg.stop_gradient(x))(3.0)
     array(3.)
     """
-    return tree.map(lambda leaf: Tensor(leaf.array) if isinstance(leaf, Tensor) else leaf, x)
+    return tree.map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, x)
 
 
 class _CustomOp(Primitive):
@@ -401,9 +390,11 @@ class _Checkpoint:
 
     name = "checkpoint"
     pull_into: Callable[..., Array] | None = None
+    structural = False
 
     def __init__(self, f: Fn) -> None:
         self.f = f
+        self.own_inputs = 0  # how many of the record's inputs f is given; see `Tape.uses`
         self.captured: list[Any] = []  # the records that f reaches without being given them: its closure's tensors
         self.context = contextvars.copy_context()  # f draws the same random numbers again
 
@@ -416,21 +407,21 @@ class _Checkpoint:
                     "a tensor that a checkpointed function uses got new .data between forward and backward; "
                     "take the optimiser's step after backward()"
                 )
-        trace: _Trace = self.context.copy().run(_Trace, self.f, values[:count], range(count))
+        trace = self.context.copy().run(_traced_quietly, self.f, values[:count])
         targets = [*trace.variables, *self.captured]
         since = min((variable.number for variable in trace.variables), default=0)
         reach = reachable([out.record for out in trace.outputs], since, targets)
-        if reach.older or reach.leaves:
+        if reach.older or reach.leaves or reach.idle:
             raise RuntimeError("a checkpointed function used other tensors when it ran again: it must be pure")
         boxed = any(isinstance(value, Tensor) for value in [*values, *carried])
         return trace, Walk(reach.order, targets, boxed, needed=dependent(reach.order, targets))
 
     def pull(self, g: Value, out: Value, values: Sequence[Value], static: dict[str, Any], wanted: Sequence[Any]) -> Any:
-        trace, walk = self._walk(values, g)
+        trace, walk = self._walk(values, list(g.values()))
         roots = [
-            (result.record, gradient)
-            for result, gradient in zip(trace.outputs, g, strict=True)
-            if result.record is not None and gradient is not None
+            (result.record, g[place])
+            for place, result in enumerate(trace.outputs)
+            if result.record is not None and place in g
         ]
         return [
             None if want is None else zeros_like(value) if gradient is None else gradient
@@ -440,7 +431,14 @@ class _Checkpoint:
     def push(self, tangents: Sequence[Any], out: Value, values: Sequence[Value], static: dict[str, Any]) -> Value:
         trace, walk = self._walk(values, tangents)
         seeds = [zeros_like(value) if t is None else t for t, value in zip(tangents, values, strict=True)]
-        return Bundle(walk.push_forward(seeds, [result.record for result in trace.outputs]))
+        pushed = walk.push_forward(seeds, [result.record for result in trace.outputs])
+        return {place: tangent for place, tangent in enumerate(pushed) if tangent is not None}
+
+
+def _traced_quietly(f: Fn, values: Sequence[Value]) -> _Trace:
+    """Run f again: what it had to warn of, it did the first time."""
+    with np.errstate(all="ignore"):
+        return _Trace(f, values, range(len(values)))
 
 
 def checkpoint(f: Fn) -> Fn:
@@ -465,21 +463,28 @@ def checkpoint(f: Fn) -> Fn:
                 filled[i] = value
             return f(*structure.build(filled))
 
-        if tape.recorder.get() is None:
+        recorder = tape.recorder.get()
+        if recorder is None:
             return f(*args)
         inputs = [as_value("checkpoint", leaves[i]) for i in arrays]
         op = _Checkpoint(of_arrays)
         since = next_number()
-        trace = _Trace(of_arrays, inputs, range(len(inputs)))
+        op.own_inputs = len(inputs)
+        with scoped(tape.recorder, Record):  # a Tape sees the run that counts, the second
+            trace = _Trace(of_arrays, inputs, range(len(inputs)))
         reach = reachable([out.record for out in trace.outputs], since, trace.variables)
-        op.captured = [*reach.older, *reach.leaves]
+        op.captured = [*reach.older, *reach.leaves, *reach.idle]
         parents = [value.record if isinstance(value, Tensor) else None for value in inputs] + op.captured
         if not any(parents):
             return trace.result()
         values = [constant(value) for value in inputs] + [record.out for record in op.captured]
         held = [hold(value, backend_of(value)) for value in values]
-        record = Record(op, values, parents, {}, Bundle(out.array for out in trace.outputs), held)
-        return trace.structure.build(tape.unbundle(record))
+        record = recorder(op, values, parents, {}, tuple(out.array for out in trace.outputs), held)
+        picked = tape.unbundle(record)
+        for place, out in enumerate(trace.outputs):
+            if out.record is None:
+                picked[place] = Tensor(out.array)  # it depends on nothing, so it stays a constant
+        return trace.structure.build(picked)
 
     return checkpointed
 

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.backend import BACKEND_OF_TYPE, Backend, backend_of, default_backend
-from minigrad.tape import Array, Box, Hold, Leaf, Record, Value, careful, constant, hold, recorder
+from minigrad.hold import Hold, hold
+from minigrad.tape import Array, Box, Leaf, Record, Value, careful, constant, keep, recorder
 
 Rule = Callable[..., Value]
 
@@ -42,6 +43,7 @@ class Op:
     """
 
     pull_into: Callable[..., Array] | None = None
+    structural = False
 
     def __init__(self, forward: Callable[..., Array], name: str | None = None, register: bool = True) -> None:
         functools.update_wrapper(self, forward)
@@ -89,6 +91,9 @@ class Op:
             return out
         record = recorder.get()
         if record is None or out.dtype.kind != "f" or not any(parents):
+            if getattr(out, "base", None) is not None:
+                for parent in parents:
+                    keep(parent, out)  # it may be a view of an array that another record needs
             return Box.new(out)
         held = [
             hold(value, backend)
@@ -113,7 +118,7 @@ class Op:
         return register
 
     def accumulate(self, rule: Callable[..., Array]) -> Callable[..., Array]:
-        """Register `rule(total, owned, g, values, static)`: add an input's gradient to a buffer; see `tape.Walk`."""
+        """Register `rule(total, owned, g, values, static)`: add an input's gradient to a buffer; see `walk.Walk`."""
         self.pull_into = rule
         return rule
 
@@ -354,7 +359,7 @@ scale = _Scale(_scale, "scale")
 
 
 def scaled(g: Value, d: Value) -> Value:
-    """`g * d` for a local derivative `d`, which may be a number; see `tape.Walk` for when it is done with care."""
+    """`g * d` for a local derivative `d`, which may be a number; see `walk.Walk` for when it is done with care."""
     if d is ONE or d is MINUS_ONE:
         return g if d is ONE else -g
     return scale(g, d) if careful.get() and d.__class__ is not float else g * d

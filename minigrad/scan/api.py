@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad import tree
-from minigrad.ops.op import as_value
 from minigrad.ops.sequence import as_lengths
-from minigrad.scan.carry import Carry
+from minigrad.scan.carry import Carry, Leaves, as_leaves
 from minigrad.scan.loop import run_loop
 from minigrad.scan.problem import Problem
 from minigrad.tensor import Tensor
@@ -67,37 +66,26 @@ def scan(
         )
     if not callable(fn):
         raise TypeError(f"scan takes a function fn(state, x), got {type(fn).__name__}")
-    elem_leaves, elem_structure = _leaves("elems", elems)
-    carry = Carry(*_leaves("initializer", initializer))
-    steps = _steps(elem_leaves, elem_structure, length)
-    rows = None if lengths is None else _rows(lengths, steps, elem_leaves, elem_structure, carry)
-    boxed = any(isinstance(leaf, Tensor) for leaf in tree.flatten((elems, initializer))[0])
-    problem = Problem(fn, elem_leaves, elem_structure, carry, has_output, reverse, rows, steps)
+    leaves, structure = as_leaves("elems", elems)
+    carry = Carry(*as_leaves("initializer", initializer))
+    steps = _steps(leaves, structure, length)
+    rows = None if lengths is None else _rows(lengths, steps, leaves, structure, carry)
+    problem = Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
     state, stacked = run_loop(problem, _interval(checkpoint, steps))
     results = (state, stacked) if has_output else stacked
-    return tree.map(lambda leaf: leaf if boxed or leaf.requires_grad else leaf.array, results)
+    if any(isinstance(leaf, Tensor) for leaf in [*leaves, *carry.leaves]):
+        return tree.map(lambda leaf: leaf if isinstance(leaf, Tensor) else Tensor(leaf), results)
+    return results
 
 
-def _leaves(what: str, given: Any) -> tuple[list[Tensor], tree.Structure]:
-    leaves, structure = tree.flatten(given)
-    values = []
-    for leaf, path in zip(leaves, structure.paths(), strict=True):
-        try:
-            value = as_value("scan", leaf)
-        except TypeError as error:
-            raise TypeError(f"{what}{path} of scan: {error}") from None
-        values.append(value if isinstance(value, Tensor) else Tensor(value))
-    return values, structure
-
-
-def _steps(leaves: list[Tensor], structure: tree.Structure, length: int | None) -> int:
+def _steps(leaves: Leaves, structure: tree.Structure, length: int | None) -> int:
     """T, on which all of elems and `length` must agree."""
-    if length is not None and operator.index(length) < 0:
-        raise ValueError(f"scan: length must be at least 0, got {length}")
+    if length is not None:
+        length = _whole("length", length, 0)
     if not leaves:
         if length is None:
             raise ValueError("scan needs elems with at least one array, or length=, the number of steps")
-        return operator.index(length)
+        return length
     sizes = {}
     for leaf, path in zip(leaves, structure.paths(), strict=True):
         if not leaf.shape:
@@ -108,17 +96,17 @@ def _steps(leaves: list[Tensor], structure: tree.Structure, length: int | None) 
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name}: {n}" for name, n in sizes.items())
         raise ValueError(f"scan walks over axis 0, whose size must be one number of steps, got {listed}")
-    return leaves[0].shape[0]
+    return int(leaves[0].shape[0])
 
 
-def _rows(lengths: Any, steps: int, leaves: list[Tensor], structure: tree.Structure, carry: Carry) -> Any:
+def _rows(lengths: Any, steps: int, leaves: Leaves, structure: tree.Structure, carry: Carry) -> Any:
     """The checked lengths, one for each row of elems and state."""
     rows = as_lengths("scan", lengths, None, steps)
     for leaf, path in zip(leaves, structure.paths(), strict=True):
-        if leaf.ndim < 2 or leaf.shape[1] != len(rows):
+        if len(leaf.shape) < 2 or leaf.shape[1] != len(rows):
             raise ValueError(
                 f"with {len(rows)} lengths, elems{path} of scan is (T, {len(rows)}, ...): rows are its axis 1; "
-                f"got shape {leaf.shape}"
+                f"got shape {tuple(leaf.shape)}"
             )
     carry.check_rows(len(rows))
     return rows
@@ -129,6 +117,17 @@ def _interval(checkpoint: int | str | None, steps: int) -> int | None:
         return None
     if checkpoint == "sqrt":
         return max(1, math.isqrt(steps))
-    if isinstance(checkpoint, str) or operator.index(checkpoint) < 1:
-        raise ValueError(f'checkpoint is None, "sqrt" or a number of steps of at least 1, got {checkpoint!r}')
-    return operator.index(checkpoint)
+    if isinstance(checkpoint, str):
+        raise ValueError(f'checkpoint is None, "sqrt" or a number of steps, got {checkpoint!r}')  # noqa: TRY004  # a wrong word, not a wrong type
+    return _whole('checkpoint (None, "sqrt" or a number of steps)', checkpoint, 1)
+
+
+def _whole(name: str, n: Any, least: int) -> int:
+    """A whole number of at least `least`."""
+    try:
+        whole = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} of scan is a whole number of at least {least}, got {n!r}") from None
+    if whole < least:
+        raise ValueError(f"{name} of scan is a whole number of at least {least}, got {n}")
+    return whole

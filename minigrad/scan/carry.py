@@ -6,43 +6,62 @@ from typing import Any
 
 from minigrad import tree
 from minigrad.ops.op import as_value
-from minigrad.tensor import Tensor
+from minigrad.tape import Value, constant
+
+Leaves = list[Value]
+
+
+def as_leaves(what: str, given: Any) -> tuple[Leaves, tree.Structure]:
+    """The leaves of a pytree as arrays and tensors. Raises TypeError naming the leaf that is neither."""
+    leaves, structure = tree.flatten(given)
+    values = []
+    for leaf, path in zip(leaves, structure.paths(), strict=True):
+        try:
+            values.append(as_value("scan", leaf))
+        except TypeError as error:
+            raise TypeError(f"{what}{path} of scan: {error}") from None
+    return values, structure
+
+
+def form(value: Value) -> str:
+    """What must not change in a leaf."""
+    return f"{value.dtype}{tuple(value.shape)}"
 
 
 class Carry:
     """The initial state's leaves and structure, to which every later state is held."""
 
-    def __init__(self, leaves: list[Tensor], structure: tree.Structure) -> None:
+    def __init__(self, leaves: Leaves, structure: tree.Structure) -> None:
         self.leaves = leaves
         self.structure = structure
 
-    def check(self, state: Any) -> list[Tensor]:
+    def check(self, state: Any) -> Leaves:
         """The leaves of a state that `fn` returned. Raises TypeError naming the leaf that changed."""
-        leaves, structure = tree.flatten(state)
+        leaves, structure = as_leaves("state", state)
         if structure != self.structure:
             raise TypeError(
                 f"fn of scan must return a state of the initializer's structure {self.structure}, got {structure}"
                 + ("; for fn returning (state, output), pass has_output=True" if self._is_pair(state) else "")
             )
-        tensors = [leaf if isinstance(leaf, Tensor) else Tensor(as_value("scan", leaf)) for leaf in leaves]
-        for got, needed in zip(tensors, self.leaves, strict=True):
-            if got.array.shape != needed.array.shape or got.array.dtype != needed.array.dtype:
-                self._refuse(tensors)
-        return tensors
+        for got, needed in zip(leaves, self.leaves, strict=True):
+            a, b = constant(got), constant(needed)
+            if a.shape != b.shape or a.dtype != b.dtype:
+                self._refuse(leaves)
+        return leaves
 
     def _is_pair(self, state: Any) -> bool:
         return type(state) is tuple and len(state) == 2 and tree.flatten(state[0])[1] == self.structure
 
-    def _refuse(self, tensors: list[Tensor]) -> None:
+    def _refuse(self, leaves: Leaves) -> None:
         lines = []
-        for path, got, needed in zip(self.structure.paths(), tensors, self.leaves, strict=True):
-            if got.shape != needed.shape or got.dtype != needed.dtype:
-                fix = (
-                    f"start from an initializer of dtype {got.dtype}, or convert the new state with astype"
-                    if got.shape == needed.shape
-                    else f"start from an initializer of shape {got.shape}, or reshape the new state"
-                )
-                lines.append(f"state{path} was {needed.dtype}{needed.shape} and became {got.dtype}{got.shape}; {fix}")
+        for path, got, needed in zip(self.structure.paths(), leaves, self.leaves, strict=True):
+            if form(got) == form(needed):
+                continue
+            if got.shape == needed.shape:
+                fix = f"start from an initializer of dtype {got.dtype}, or convert the new state with astype"
+            else:
+                fix = f"start from an initializer of shape {tuple(got.shape)}, or reshape the new state"
+            lines.append(f"state{path} was {form(needed)} and became {form(got)}; {fix}")
         raise TypeError("the state of scan must keep its shapes and dtypes: " + "; ".join(lines))
 
     def check_rows(self, rows: int) -> None:
@@ -51,9 +70,5 @@ class Carry:
             if not leaf.shape or leaf.shape[0] != rows:
                 raise ValueError(
                     f"with {rows} lengths, initializer{path} of scan is ({rows}, ...): rows are its axis 0; "
-                    f"got shape {leaf.shape}"
+                    f"got shape {tuple(leaf.shape)}"
                 )
-
-    def build(self, leaves: list[Tensor]) -> Any:
-        """A state of this structure."""
-        return self.structure.build(leaves)

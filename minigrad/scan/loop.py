@@ -2,120 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from minigrad import random, tree
+from minigrad import random
+from minigrad.backend import backend_of
 from minigrad.ops.indexing import getitem_
+from minigrad.ops.op import zeros_like
 from minigrad.ops.shape import broadcast_to_, concatenate_, stack
+from minigrad.ops.unstack import unstack
 from minigrad.ops.where import where_
+from minigrad.scan.carry import Leaves
 from minigrad.scan.problem import Problem
-from minigrad.tape import no_grad
+from minigrad.tape import Record, Value, constant, next_number, recorder, scoped
 from minigrad.tensor import Tensor
 from minigrad.transforms import checkpoint
-
-Leaves = list[Tensor]
+from minigrad.walk import reachable
 
 
 def run_loop(problem: Problem, interval: int | None) -> tuple[Any, Any]:
     """The final state, and the stacked outputs (the stacked states if there are none)."""
-    active = problem.steps if problem.rows is None else int(problem.rows.max(initial=0))
-    elems = problem.without_padding()
-    order = range(active)[::-1] if problem.reverse else range(active)
+    steps: list[Leaves] = [[] for _ in range(problem.steps)]
+    for leaf in problem.elems:
+        for x, part in zip(steps, unstack(leaf), strict=True):
+            x.append(part)
+    order = range(problem.active)[::-1] if problem.reverse else range(problem.active)
+    chunk_size = interval or max(1, len(order))
     state, stacks = problem.carry.leaves, []
-    structure = problem.carry.structure
-    for chunk in _chunks(order, interval):
-        if interval is None:
-            state, outputs, structure = _run(problem, elems, state, chunk)
-        else:
-            state, outputs, structure = _run_again_in_backward(problem, elems, state, chunk)
+    for i in range(0, len(order), chunk_size):
+        chunk = order[i : i + chunk_size]
+        run = _run if interval is None else _run_again_in_backward
+        state, outputs = run(problem, chunk, [steps[t] for t in chunk], state)
         stacks.append(outputs)
-    if not stacks:
-        outputs, structure = _nothing(problem)
-    else:
+    if stacks:
         outputs = [_joined(parts) for parts in zip(*(stacks[::-1] if problem.reverse else stacks), strict=True)]
-    outputs = _with_idle_steps(problem, state, outputs, problem.steps - active if stacks else problem.steps)
-    return problem.carry.build(state), structure.build(outputs)
+    else:
+        outputs = _stacks_of_nothing(problem)
+    outputs = _with_idle_steps(problem, state, outputs)
+    assert problem.output_structure is not None  # noqa: S101  # `fn` was called at least once
+    return problem.carry.structure.build(state), problem.output_structure.build(outputs)
 
 
-def _chunks(order: range, interval: int | None) -> list[range]:
-    k = interval or max(1, len(order))
-    return [order[i : i + k] for i in range(0, len(order), k)]
-
-
-def _run(
-    problem: Problem, elems: Leaves, state: Leaves, steps: range, start: int = 0
-) -> tuple[Leaves, Leaves, tree.Structure]:
-    """Some steps: the state after them, and the outputs (or states) of each, stacked in the order of time.
-
-    `elems` begins with step `start`.
-    """
-    structure = problem.carry.structure
-    rows: list[Leaves] = []
+def _run(problem: Problem, chunk: Sequence[int], xs: Sequence[Leaves], state: Leaves) -> tuple[Leaves, Leaves]:
+    """Some steps: the state after them, and the outputs of each, stacked in the order of time."""
+    outputs: list[Leaves] = []
     with random.steps() as enter:
-        for t in steps:
+        for t, x in zip(chunk, xs, strict=True):
             enter(t)
-            new, outputs, output_structure = problem.call(state, problem.slices(elems, t - start))
-            if problem.rows is not None and (problem.rows <= t).any():
-                going = problem.rows > t
-                new = [_chosen(going, leaf, old) for leaf, old in zip(new, state, strict=True)]
-                outputs = [_chosen(going, leaf, 0.0) for leaf in outputs]
-            if problem.has_output:
-                if rows and output_structure != structure:
-                    raise TypeError(
-                        f"the output of scan's fn must keep its structure: it was {structure}, "
-                        f"and at step {t} {output_structure}"
-                    )
-                structure = output_structure
-            state = new
-            rows.append(outputs if problem.has_output else new)
-    columns = zip(*(rows[::-1] if problem.reverse else rows), strict=True)
-    return state, [stack(column) for column in columns], structure
+            state, output = _step(problem, t, x, state)
+            outputs.append(output)
+    return state, [stack(column) for column in zip(*(outputs[::-1] if problem.reverse else outputs), strict=True)]
+
+
+def _step(problem: Problem, t: int, x: Leaves, state: Leaves) -> tuple[Leaves, Leaves]:
+    """One step. A row that has ended does once more what a row that goes on does, and its results are dropped.
+
+    So padding never enters the arithmetic, and `fn` is only asked what some row asks. Zeros flow back to the row that
+    was repeated.
+    """
+    if problem.rows is None or (problem.rows > t).all():
+        return problem.call(state, x)
+    going = problem.rows > t
+    source = np.where(going, np.arange(len(going)), going.argmax())
+    new, output = problem.call([_rows(leaf, source) for leaf in state], [_rows(leaf, source) for leaf in x])
+    new = [_chosen(going, leaf, old) for leaf, old in zip(new, state, strict=True)]
+    return new, [_chosen(going, leaf, zeros_like(leaf)) for leaf in output] if problem.has_output else new
+
+
+def _rows(leaf: Value, source: np.ndarray[Any, Any]) -> Value:
+    return getitem_(leaf, index=(backend_of(constant(leaf)).asarray(source),))
+
+
+def _chosen(going: np.ndarray[Any, Any], new: Value, otherwise: Value) -> Value:
+    """`new` in the rows that are going on, `otherwise` in the others."""
+    mask = going.reshape((-1,) + (1,) * (len(new.shape) - 1))
+    return where_(backend_of(constant(new)).asarray(mask), new, otherwise)
 
 
 def _run_again_in_backward(
-    problem: Problem, elems: Leaves, state: Leaves, steps: range
-) -> tuple[Leaves, Leaves, tree.Structure]:
+    problem: Problem, chunk: Sequence[int], xs: Sequence[Leaves], state: Leaves
+) -> tuple[Leaves, Leaves]:
     """`_run`, remembering only what goes in."""
-    start = min(steps)
-    window = slice(start, max(steps) + 1)
-    structures = []
 
-    def chunk(state: Leaves, elems: Leaves) -> tuple[Leaves, Leaves]:
-        state, outputs, structure = _run(problem, elems, state, steps, start)
-        structures.append(structure)
-        return state, outputs
+    def run(xs: Sequence[Leaves], state: Leaves) -> tuple[Leaves, Leaves]:
+        return _run(problem, chunk, xs, state)
 
-    state, outputs = checkpoint(chunk)(state, [getitem_(leaf, index=(window,)) for leaf in elems])
-    return state, outputs, structures[0]
+    return checkpoint(run)(xs, state)  # type: ignore[no-any-return]
 
 
-def _chosen(going: Any, new: Tensor, otherwise: Any) -> Tensor:
-    """`new` in the rows that are going on, `otherwise` in the others."""
-    mask = new.backend.asarray(going.reshape((-1,) + (1,) * (new.ndim - 1)))
-    if otherwise.__class__ is float:
-        otherwise = new.backend.xp.zeros_like(new.array)
-    return where_(mask, new, otherwise)  # type: ignore[no-any-return]
+def _joined(parts: Sequence[Value]) -> Value:
+    return parts[0] if len(parts) == 1 else concatenate_(*parts, axis=0)
 
 
-def _joined(parts: Any) -> Tensor:
-    return parts[0] if len(parts) == 1 else concatenate_(*parts, axis=0)  # type: ignore[no-any-return]
+# ---- steps that no row takes part in -------------------------------------------------------------------------------
 
 
-def _nothing(problem: Problem) -> tuple[Leaves, tree.Structure]:
-    """The stacks of no steps; the shapes of outputs are those that `fn` gives for an input of zeros."""
-    outputs, structure = problem.carry.leaves, problem.carry.structure
-    if problem.has_output:
-        blank = [Tensor(leaf.backend.xp.zeros(leaf.shape[1:], dtype=leaf.dtype)) for leaf in problem.elems]
-        with no_grad(), np.errstate(all="ignore"), random.steps() as enter:
-            enter(0)
-            _, outputs, structure = problem.call(problem.carry.leaves, blank)
-    return [Tensor(out.backend.xp.zeros((0, *out.shape), dtype=out.dtype)) for out in outputs], structure
-
-
-def _with_idle_steps(problem: Problem, state: Leaves, outputs: Leaves, idle: int) -> Leaves:
-    """The stacks with the steps that no row takes part in: zero outputs, states copied through."""
+def _with_idle_steps(problem: Problem, state: Leaves, outputs: Leaves) -> Leaves:
+    """The stacks with the steps after the last active one: zero outputs, states copied through."""
+    idle = problem.steps - problem.active
     if not idle:
         return outputs
     copied = problem.carry.leaves if problem.reverse else state
@@ -123,8 +109,55 @@ def _with_idle_steps(problem: Problem, state: Leaves, outputs: Leaves, idle: int
     for i, out in enumerate(outputs):
         shape = (idle, *out.shape[1:])
         if problem.has_output:
-            rest = Tensor(out.backend.xp.zeros(shape, dtype=out.dtype))
+            rest = backend_of(constant(out)).xp.zeros(shape, dtype=out.dtype)
         else:
             rest = broadcast_to_(copied[i], shape=shape)
         padded.append(concatenate_(out, rest, axis=0))
     return padded
+
+
+def _stacks_of_nothing(problem: Problem) -> Leaves:
+    """The stacks of no steps. The shapes of outputs are those that `fn` gives for an input of zeros."""
+    if not problem.has_output:
+        return [_empty(leaf) for leaf in problem.carry.leaves]
+    blank = [_blank(leaf) for leaf in problem.elems]
+    since = next_number()
+    quietly = scoped(recorder, recorder.get() and Record)  # on no Tape: this is no step
+    with quietly, np.errstate(all="ignore"), random.steps() as enter:
+        enter(0)
+        _, outputs = problem.call(problem.carry.leaves, blank)
+    return [_behind(_empty(out), out, since) for out in outputs]
+
+
+def _blank(leaf: Value) -> Value:
+    array = backend_of(constant(leaf)).xp.zeros(tuple(leaf.shape[1:]), dtype=leaf.dtype)
+    return Tensor(array) if isinstance(leaf, Tensor) else array
+
+
+def _empty(leaf: Value) -> Value:
+    """No steps of something like a leaf: an array of an array, a Tensor of a Tensor."""
+    array = backend_of(constant(leaf)).xp.zeros((0, *leaf.shape), dtype=leaf.dtype)
+    return Tensor(array) if isinstance(leaf, Tensor) else array
+
+
+class _NoSteps:
+    """The op of outputs that no step made: they depend on what `fn` uses, with gradients of zero."""
+
+    name = "no_steps"
+    pull_into: Callable[..., Any] | None = None
+    structural = False
+
+    def pull(self, g: Value, out: Value, values: Sequence[Value], static: dict[str, Any], wanted: Any) -> Any:
+        return [None if want is None else zeros_like(value) for want, value in zip(wanted, values, strict=True)]
+
+    def push(self, tangents: Any, out: Value, values: Any, static: dict[str, Any]) -> Value:
+        return zeros_like(out)
+
+
+def _behind(empty: Value, out: Value, since: int) -> Value:
+    """The empty stack, tracked if one step's output would be."""
+    if recorder.get() is None or not isinstance(out, Tensor) or out.record is None:
+        return empty
+    reach = reachable([out.record], since)
+    used: list[Record] = [*reach.leaves, *reach.older]
+    return Tensor(constant(empty), Record(_NoSteps(), [record.out for record in used], used, {}, constant(empty), None))

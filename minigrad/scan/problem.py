@@ -3,68 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minigrad import tree
-from minigrad.ops.indexing import getitem, getitem_
-from minigrad.ops.op import as_value
-from minigrad.scan.carry import Carry
-from minigrad.tensor import Tensor
+from minigrad.scan.carry import Carry, Leaves, as_leaves, form
 
 
-@dataclass
 class Problem:
     """`fn` over the (T, ...) leaves of elems, from the carry's initial state; `rows` are lengths, or None."""
 
-    fn: Callable[[Any, Any], Any]
-    elems: list[Tensor]
-    structure: tree.Structure
-    carry: Carry
-    has_output: bool
-    reverse: bool
-    rows: np.ndarray[Any, Any] | None
-    steps: int
+    def __init__(
+        self,
+        fn: Callable[[Any, Any], Any],
+        elems: Leaves,
+        structure: tree.Structure,
+        carry: Carry,
+        has_output: bool,
+        reverse: bool,
+        rows: np.ndarray[Any, Any] | None,
+        steps: int,
+    ) -> None:
+        self.fn = fn
+        self.elems = elems
+        self.structure = structure
+        self.carry = carry
+        self.has_output = has_output
+        self.reverse = reverse
+        self.rows = rows
+        self.steps = steps
+        self.active = steps if rows is None else int(rows.max(initial=0))  # no row has more steps
+        self.output_structure = None if has_output else carry.structure
+        self._output_forms: list[str] | None = None
 
-    def x(self, leaves: list[Tensor]) -> Any:
-        """One step's input, from the leaves of one step."""
-        return self.structure.build(leaves)
-
-    def call(self, state: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], list[Tensor], tree.Structure]:
-        """One step of `fn`: the leaves of the new state, and those of the output (none) with its structure."""
-        result = self.fn(self.carry.build(state), self.x(x))
+    def call(self, state: Leaves, x: Leaves) -> tuple[Leaves, Leaves]:
+        """One step of `fn`: the leaves of the new state, and of the output (of the state if there is none)."""
+        result = self.fn(self.carry.structure.build(state), self.structure.build(x))
         if not self.has_output:
-            return self.carry.check(result), [], self.carry.structure
+            new = self.carry.check(result)
+            return new, new
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
                 f"with has_output=True, fn of scan returns a pair (state, output), got {type(result).__name__}"
             )
-        leaves, structure = tree.flatten(result[1])
-        outputs = [leaf if isinstance(leaf, Tensor) else Tensor(as_value("scan", leaf)) for leaf in leaves]
-        if self.rows is not None:
-            for path, out in zip(structure.paths(), outputs, strict=True):
-                if not out.shape or out.shape[0] != len(self.rows):
-                    raise ValueError(
-                        f"with {len(self.rows)} lengths, output{path} of scan's fn is ({len(self.rows)}, ...): "
-                        f"rows are its axis 0; got shape {out.shape}"
-                    )
-        return self.carry.check(result[0]), outputs, structure
+        return self.carry.check(result[0]), self._checked_output(result[1])
 
-    def without_padding(self) -> list[Tensor]:
-        """The elems with padding replaced by inputs that rows really have, so that it never enters the arithmetic.
+    def _checked_output(self, output: Any) -> Leaves:
+        leaves, structure = as_leaves("output", output)
+        forms = [form(leaf) for leaf in leaves]
+        if self._output_forms is None:
+            self.output_structure, self._output_forms = structure, forms
+            self._check_rows(leaves, structure)
+        if structure != self.output_structure:
+            raise TypeError(
+                f"the output of scan's fn must keep its structure: it was {self.output_structure}, got {structure}"
+            )
+        for path, was, got in zip(structure.paths(), self._output_forms, forms, strict=True):
+            if was != got:
+                raise TypeError(f"output{path} of scan's fn must keep its shape and dtype: it was {was}, got {got}")
+        return leaves
 
-        A finished row reads its own last input again, an empty one the inputs of the longest row. What is computed
-        from them is thrown away, and zeros flow back to them.
-        """
-        if self.rows is None or not self.rows.size or self.rows.min() == self.steps:
-            return self.elems
-        longest = int(self.rows.argmax())
-        row = np.where(self.rows > 0, np.arange(len(self.rows)), longest)
-        t = np.minimum(np.arange(int(self.rows.max()))[:, None], self.rows[row] - 1)
-        return [getitem(leaf, (t, row)) for leaf in self.elems]
-
-    def slices(self, elems: list[Tensor], t: int) -> list[Tensor]:
-        """The leaves of step t."""
-        return [getitem_(leaf, index=(t,)) for leaf in elems]
+    def _check_rows(self, leaves: Leaves, structure: tree.Structure) -> None:
+        if self.rows is None:
+            return
+        for path, out in zip(structure.paths(), leaves, strict=True):
+            if not out.shape or out.shape[0] != len(self.rows):
+                raise ValueError(
+                    f"with {len(self.rows)} lengths, output{path} of scan's fn is ({len(self.rows)}, ...): "
+                    f"rows are its axis 0; got shape {tuple(out.shape)}"
+                )

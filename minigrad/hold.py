@@ -1,0 +1,55 @@
+"""What the tape needs stays unchanged: a hold keeps an array read-only until the last record that needs it is gone.
+
+Only libraries that know read-only arrays take part (NumPy). A view that existed before, other than through its base,
+can still write: that is a documented limit.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from minigrad.backend import Backend
+
+Array = Any
+
+
+class Hold:
+    """Keeps an array read-only while anybody has this object; `below` does so for the array that it is a view of."""
+
+    __slots__ = ("array", "backend", "below", "waiting", "__weakref__")
+
+    def __init__(self, array: Array, backend: Backend, below: Hold | None) -> None:
+        self.array = array
+        self.backend = backend
+        self.below = below
+        self.waiting: list[Array] = []  # views to release after this one: NumPy refuses while it is read-only
+        backend.freeze(array)
+
+    def __del__(self) -> None:
+        _holds.pop(id(self.array), None)
+        below, self.below = self.below, None
+        self.backend.thaw(self.array)
+        if below is not None and not self.backend.is_writeable(self.array):
+            below.waiting.append(self.array)
+        for view in self.waiting:
+            self.backend.thaw(view)
+
+
+_holds: dict[int, weakref.ref[Hold]] = {}
+
+
+def hold(array: Array, backend: Backend) -> Hold | None:
+    """The hold on `array` that all records share, or None where nothing could write to it anyway."""
+    known = _holds.get(id(array))
+    held = None if known is None else known()
+    if held is not None:
+        return held
+    writeable = backend.is_writeable(array)
+    base = getattr(array, "base", None)
+    below = hold(base, backend) if base.__class__ is array.__class__ else None
+    if not writeable:
+        return below
+    held = Hold(array, backend, below)
+    _holds[id(array)] = weakref.ref(held)
+    return held

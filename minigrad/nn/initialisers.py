@@ -1,0 +1,82 @@
+"""Initial values of parameters: functions `(shape, seed, dtype)` that give a tensor on the default backend.
+
+Draws depend on the seed alone, so that one seed gives the same weights on every backend. The gates of a fused weight
+are drawn one by one, each with the limits of its own shape.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad import random
+from minigrad.tensor import Tensor, asarray
+from minigrad.tensor import zeros as zeros_
+
+Seed = int | Sequence[int] | None
+
+
+def glorot_uniform(shape: tuple[int, int], seed: int | Sequence[int], dtype: Any = "float32") -> Tensor:
+    """Uniform draws between -a and a, a = sqrt(6 / (inputs + outputs)), for a matrix (inputs, outputs).
+
+    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010).
+
+    >>> from minigrad.nn import initialisers
+    >>> W = initialisers.glorot_uniform((3, 3), seed=0)
+    >>> W.shape, W.dtype, bool((abs(W) <= 1.0).all())
+    ((3, 3), dtype('float32'), True)
+    """
+    rows, columns = _matrix("glorot_uniform", shape)
+    limit = math.sqrt(6 / max(1, rows + columns))
+    return random.uniform(shape, seed, low=-limit, high=limit, dtype=dtype)
+
+
+def orthogonal(shape: tuple[int, int], seed: int | Sequence[int], dtype: Any = "float32") -> Tensor:
+    """A random matrix whose rows or columns, whichever are fewer, are orthonormal.
+
+    Sources: Saxe et al., "Exact solutions to the nonlinear dynamics of learning" (2014); Mezzadri, "How to generate
+    random matrices from the classical compact groups" (2007), for the signs that make it uniform.
+
+    >>> import minigrad as mg, numpy as np
+    >>> Q = mg.nn.initialisers.orthogonal((3, 3), seed=0, dtype="float64").data
+    >>> np.allclose(Q @ Q.T, np.eye(3))
+    True
+    """
+    rows, columns = _matrix("orthogonal", shape)
+    normal = random.generator(seed).standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(normal)
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    return asarray((q if rows >= columns else q.T).astype(np.dtype(dtype)))
+
+
+def zeros(shape: tuple[int, ...], seed: Seed = None, dtype: Any = "float32") -> Tensor:
+    """Zeros; the seed is not used.
+
+    >>> from minigrad.nn import initialisers
+    >>> initialisers.zeros((2,))
+    Tensor([0., 0.], float32)
+    """
+    return zeros_(shape, dtype)
+
+
+def seed_for(seed: Seed, label: str) -> tuple[int, ...]:
+    """The seed of one parameter of an object; None draws a fresh one from the operating system.
+
+    The label keeps two parameters, of one layer or of two that were given the same seed, from drawing alike.
+    """
+    if seed is None:
+        seed = int.from_bytes(os.urandom(16))
+    parts = seed if isinstance(seed, Sequence) else [seed]
+    return (*[operator.index(part) for part in parts], zlib.crc32(label.encode()))
+
+
+def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    if len(shape) != 2:
+        raise ValueError(f"{name} makes matrices (inputs, outputs), got shape {shape}")
+    return shape[0], shape[1]

@@ -1,0 +1,91 @@
+"""dynamic_rnn: a cell run over sequences. The loop over time, the lengths and their gradients are all `scan`'s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad import tree
+from minigrad.nn.initialisers import Seed
+from minigrad.ops import swapaxes
+from minigrad.ops.op import as_value
+from minigrad.ops.sequence import as_lengths
+from minigrad.scan import scan
+
+
+def dynamic_rnn(
+    cell: Any,
+    inputs: Any,
+    sequence_length: Any = None,
+    initial_state: Any = None,
+    time_major: bool = False,
+    reverse: bool = False,
+    training: bool | None = None,
+    seed: Seed = None,
+) -> tuple[Any, Any]:
+    """Run a cell over a batch of sequences: inputs (B, T, ...) to (outputs (B, T, ...), final_state).
+
+    cell: any callable `cell(x, state) -> (output, state)` for x (B, ...). Inputs, states and outputs may be pytrees.
+    sequence_length: an integer for each row, 0 to T (default: T). Past it a row's outputs are zero and its state is
+    copied through, so that `final_state` is each row's own last one; what stands in the padding cannot matter.
+    initial_state: by default `cell.zero_state(B)`.
+    time_major: inputs and outputs are (T, B, ...) instead.
+    reverse: each row is read from its last step to its first; outputs stay in the order of the inputs.
+    training, seed: for nets that draw random numbers. The cells of this version draw none, and need neither.
+
+    Raises ValueError or TypeError where a shape, a dtype or a length does not fit.
+    Source: the function of this name in TensorFlow r0.11.
+
+    >>> import minigrad as mg, numpy as np
+    >>> cell = mg.nn.LSTMCell(3, 4, seed=0)
+    >>> inputs = np.ones((2, 5, 3), dtype="float32")
+    >>> outputs, state = mg.nn.dynamic_rnn(cell, inputs, sequence_length=[5, 2])
+    >>> outputs.shape, state.h.shape
+    ((2, 5, 4), (2, 4))
+    >>> bool((state.h[1] == outputs[1, 1]).all()), bool((outputs[1, 2:] == 0).all())
+    (True, True)
+    """
+    batch, steps = _sizes(inputs, time_major)
+    lengths = None if sequence_length is None else as_lengths("nn.dynamic_rnn", sequence_length, batch, steps)
+    state = _first_state(cell, batch, initial_state)
+
+    def step(state: Any, x: Any) -> tuple[Any, Any]:
+        output, state = cell(x, state)
+        return state, output
+
+    elems = inputs if time_major else tree.map(_swapped, inputs)
+    final_state, outputs = scan(step, elems, state, has_output=True, reverse=reverse, lengths=lengths)
+    return outputs if time_major else tree.map(_swapped, outputs), final_state
+
+
+def _swapped(x: Any) -> Any:
+    """(B, T, ...) to (T, B, ...), and back."""
+    return swapaxes(x, 0, 1)
+
+
+def _sizes(inputs: Any, time_major: bool) -> tuple[int, int]:
+    """B and T, on which all leaves of the inputs must agree."""
+    leaves, structure = tree.flatten(inputs)
+    layout = "(T, B, ...)" if time_major else "(B, T, ...)"
+    shapes = [tuple(as_value("nn.dynamic_rnn", leaf).shape) for leaf in leaves]
+    for path, shape in zip(structure.paths(), shapes, strict=True):
+        if len(shape) < 2 or shape[:2] != shapes[0][:2]:
+            raise ValueError(f"dynamic_rnn takes inputs {layout}, got inputs{path} of shape {shape}")
+    if not shapes:
+        raise ValueError(f"dynamic_rnn takes inputs {layout}, got none")
+    first, second = shapes[0][:2]
+    return (second, first) if time_major else (first, second)
+
+
+def _first_state(cell: Any, batch: int, given: Any) -> Any:
+    name = getattr(cell, "__name__", type(cell).__name__)
+    if not hasattr(cell, "zero_state"):
+        if given is None:
+            raise TypeError(f"{name} has no zero_state(batch_size): pass initial_state")
+        return given
+    state = cell.zero_state(batch)
+    if given is None:
+        return state
+    needed, got = tree.flatten(state)[1], tree.flatten(given)[1]
+    if needed != got:
+        raise TypeError(f"the states of {name} have the structure {needed}, got an initial_state of {got}")
+    return given

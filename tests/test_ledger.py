@@ -1,0 +1,342 @@
+"""The ledger: every way in which a suite can be green without having tested anything makes it red."""
+
+import dataclasses
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+
+from minigrad import ops
+from minigrad.testing.adapters import Minigrad
+from minigrad.testing.ledger import MIN_EXAMPLES, Cell, Ledger, expected_cells, registry_problems
+from minigrad.testing.plugin import minigrad_registry_problems, stale_exemptions
+from minigrad.testing.properties import PROPERTIES
+from minigrad.testing.specs import Case, Domain, Kink, OpSpec, all_specs, register_spec, spec_for, structure
+from minigrad.testing.strategies import find_case, seeds
+from minigrad.testing.trial import Trial
+
+CELL = Cell("take", "P1", "numpy")
+
+
+def filled(accepted: int = MIN_EXAMPLES, rejected: int = 0, compared: tuple[int, ...] = (0, 1)) -> Ledger:
+    ledger = Ledger()
+    for _ in range(accepted):
+        ledger.accept(CELL, 2, compared, ["empty"])
+    for _ in range(rejected):
+        ledger.reject(CELL)
+    return ledger
+
+
+# ---- what it counts --------------------------------------------------------------------------------------------------
+
+
+def test_a_filled_cell_is_fine():
+    assert filled().problems([CELL], {}) == []
+
+
+@pytest.mark.parametrize(
+    ("ledger", "problem"),
+    [
+        (Ledger(), "0 examples compared anything, 5 are needed"),
+        (filled(MIN_EXAMPLES - 1), "4 examples compared anything"),
+        (filled(compared=()), "0 examples compared anything"),
+        (filled(compared=(0,)), "argument 1 was compared 0 times"),
+        (filled(rejected=2), "2 of 7 examples were rejected, at most 20% may be"),
+    ],
+)
+def test_an_empty_promise_is_a_problem(ledger, problem):
+    (found,) = ledger.problems([CELL], {})
+    assert found.startswith("P1 of take on numpy: ")
+    assert problem in found
+
+
+def test_an_argument_that_is_not_always_there_need_not_be_compared():
+    ledger = filled()
+    ledger.accept(CELL, 3, (0, 1))
+    assert ledger.problems([CELL], {}) == []
+
+
+def test_missing_structure_is_a_problem():
+    cell = Cell("take", "P7", "numpy")
+    ledger = Ledger()
+    for _ in range(MIN_EXAMPLES):
+        ledger.accept(cell, 1, (0,), ["empty"])
+    assert ledger.problems([cell], {"take": frozenset({"empty"})}) == []
+    (found,) = ledger.problems([cell], {"take": frozenset({"empty", "repeated_index"})})
+    assert "no example has the structure 'repeated_index'" in found
+
+
+def test_ledgers_of_several_processes_add_up():
+    one, two = filled(3, 1), filled(2)
+    two.merge(one.dump())
+    assert two.dump() == filled(5, 1).dump()
+
+
+# ---- the registry is the truth ---------------------------------------------------------------------------------------
+
+
+def test_minigrad_is_complete():
+    assert minigrad_registry_problems() == []
+    assert {spec.name for spec in all_specs()} == set(ops.PUBLIC)
+
+
+def test_an_op_without_a_spec_is_a_problem():
+    without = [spec for spec in all_specs() if spec.name != "tanh"]
+    (found,) = registry_problems(without, ops.PUBLIC, ops.NON_DIFFERENTIABLE)
+    assert found == "the op 'tanh' has no spec: add one to minigrad/testing/op_specs"
+
+
+def test_a_spec_without_an_op_is_a_problem():
+    public = set(ops.PUBLIC) - {"tanh"}
+    (found,) = registry_problems(all_specs(), public, ops.NON_DIFFERENTIABLE)
+    assert found == "the spec 'tanh' belongs to no public op"
+
+
+def test_disagreement_about_derivatives_is_a_problem():
+    (found,) = registry_problems(all_specs(), ops.PUBLIC, ops.NON_DIFFERENTIABLE | {"tanh"})
+    assert "disagree about whether the op has a derivative" in found
+
+
+def changed(name: str, **fields: object) -> list[OpSpec]:
+    return [dataclasses.replace(spec, **fields) if spec.name == name else spec for spec in all_specs()]
+
+
+def test_exemptions_need_a_reason_and_a_property():
+    with pytest.raises(ValueError, match="tanh: the exemption from P13 has no reason"):
+        changed("tanh", exempt={"P13": " "})
+    (found,) = registry_problems(changed("tanh", exempt={"P99": "why not"}), ops.PUBLIC, ops.NON_DIFFERENTIABLE)
+    assert found == "'tanh' is exempt from 'P99', which is no property"
+
+
+def test_an_exemption_that_is_not_needed_is_stale():
+    spec = dataclasses.replace(spec_for("tanh"), exempt={"P1": "a mistake"})
+    assert stale_exemptions(spec) == ["P1"]
+    wrong = dataclasses.replace(spec, ref=spec_for("sin").ref)
+    assert stale_exemptions(wrong) == []
+
+
+def test_every_cell_is_expected():
+    cells = expected_cells(all_specs(), ["numpy", "strict"])
+    assert Cell("tanh", "P13", "strict") in cells
+    assert Cell("tanh", "P2", "numpy") not in cells  # it is not linear
+    assert Cell("argmax", "P0", "numpy") in cells
+    assert Cell("argmax", "P1", "numpy") not in cells  # it has no derivative
+    exempt = expected_cells(changed("tanh", exempt={"P13": "a reason"}), ["numpy"])
+    assert Cell("tanh", "P13", "numpy") not in exempt
+
+
+# ---- specs that cannot work ------------------------------------------------------------------------------------------
+
+
+def test_specs_are_checked():
+    tanh = spec_for("tanh")
+    with pytest.raises(ValueError, match="has a spec already"):
+        register_spec(tanh)
+    with pytest.raises(KeyError, match="no spec is called 'tan'; known: abs, add"):
+        spec_for("tan")
+    with pytest.raises(ValueError, match='linear is "each", "jointly" or a tuple of groups'):
+        dataclasses.replace(tanh, linear="both")
+    with pytest.raises(ValueError, match="a kink gives 2 gradients for 1 inputs"):
+        dataclasses.replace(tanh, kinks=(Kink(([0.0],), [2.0], ([1.0], [1.0])),))
+    with pytest.raises(ValueError, match="cotangent is one of its inputs"):
+        dataclasses.replace(tanh, kinks=(Kink(([1.0],), [1.0], ([1.0],)),))
+    with pytest.raises(ValueError, match="2 domains for 1 arrays"):
+        Trial(dataclasses.replace(tanh, domain=(Domain(), Domain())), Case(((),)), 0, Minigrad())
+    with pytest.raises(ValueError, match="must be tested on structure 'repeated_index', but its cases never have it"):
+        find_case(tanh, "repeated_index")
+
+
+def test_structure_is_recognised():
+    case = Case(((2, 1), (0,), ()), (np.array([1, 1]),), {"axis": (-1, 0)})
+    assert structure(case) == {
+        "size1", "empty", "0d", "broadcast", "repeated_index", "tuple_axis", "negative_axis"
+    }  # fmt: skip
+    assert structure(Case(((2, 3),), (np.array([0, 1]),), {"axis": 1})) == set()
+
+
+# ---- every rule runs -------------------------------------------------------------------------------------------------
+
+
+def test_every_rule_of_every_primitive_is_executed(monkeypatch):
+    """Each VJP, JVP and partial derivative in the registry runs, those that only higher orders reach included."""
+    seen: set[tuple[str, str, int]] = set()
+    wanted: set[tuple[str, str, int]] = set()
+
+    def watched(key, rule):
+        wanted.add(key)
+
+        def run(*args, **kwargs):
+            seen.add(key)
+            return rule(*args, **kwargs)
+
+        return run
+
+    for name, op in ops.REGISTRY.items():
+        for kind in ("vjps", "jvps", "partials"):
+            rules = getattr(op, kind, None)
+            if rules and not (kind == "vjps" and getattr(op, "partials", None)):
+                items = rules.items() if isinstance(rules, dict) else enumerate(rules)
+                wrapped = {k: watched((name, kind, k), rule) for k, rule in items}
+                monkeypatch.setattr(op, kind, wrapped if isinstance(rules, dict) else type(rules)(wrapped.values()))
+        if getattr(op, "variadic", False):
+            monkeypatch.setattr(op, "pull", watched((name, "pull", 0), op.pull))
+    for spec in all_specs():
+        if spec.differentiable:
+            run_examples(spec, 12)
+    assert wanted
+    assert sorted(wanted - seen) == []
+
+
+def run_examples(spec: OpSpec, count: int) -> None:
+    options = {"database": None, "derandomize": True, "deadline": None, "phases": [Phase.generate]}
+
+    @settings(max_examples=count, **options)
+    @given(case=spec.cases, seed=seeds)
+    def run(case: Case, seed: int) -> None:
+        PROPERTIES["P13"].check(Trial(spec, case, seed, Minigrad()))
+
+    run()
+
+
+# ---- the plugin, in sessions of its own ------------------------------------------------------------------------------
+
+pytest_plugins = ["pytester"]
+
+SMALL = """
+    from minigrad.testing import ledger, plugin, spec_for
+    from minigrad.testing.properties import PROPERTIES
+
+    few = [spec_for("add"), spec_for("tanh")]
+    plugin.all_specs = lambda: few
+    plugin.minigrad_registry_problems = lambda: []
+    ledger.PROPERTIES = {name: PROPERTIES[name] for name in ("P0", "P1")}
+"""
+SUITE = """
+    from minigrad.testing.plugin import op_test
+
+    test_p0 = op_test("P0")
+    test_p1 = op_test("P1")
+"""
+
+
+@pytest.fixture
+def suite(pytester):
+    """Run a test module in a session of its own, which knows two ops and two properties only."""
+
+    def run(source: str, *options: str, conftest: str = ""):
+        pytester.makeconftest(textwrap.dedent(SMALL) + textwrap.dedent(conftest))
+        pytester.makepyfile(textwrap.dedent(source))
+        always = ("-p", "minigrad.testing.plugin", "-p", "no:cacheprovider", "-p", "no:doctest")
+        return pytester.runpytest_subprocess(*always, *(options or ("--minigrad-backend", "numpy")))
+
+    return run
+
+
+ALONE_AND_XDIST = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+NUMPY = ("--minigrad-backend", "numpy")
+
+
+@ALONE_AND_XDIST
+def test_a_full_session_is_green(suite, workers):
+    result = suite(SUITE, *NUMPY, *workers)
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["minigrad ledger: * 0 problems"])
+    assert result.ret == 0
+
+
+def test_a_property_that_nobody_tests_is_red(suite):
+    result = suite(SUITE.replace('test_p1 = op_test("P1")', ""), *NUMPY)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["P1 of add on numpy: there is no such test", "P1 of tanh on numpy: there is no such*"])
+    assert result.ret == 1
+
+
+@ALONE_AND_XDIST
+def test_a_test_that_runs_nothing_is_red(suite, workers):
+    """A test can pass without one example that compares anything; the ledger sees that it was empty."""
+    result = suite(SUITE, *NUMPY, *workers, conftest="plugin.check = lambda *args: []")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["P1 of tanh on numpy: 0 examples compared anything, 5 are needed"])
+    assert result.ret == 1
+
+
+def test_a_chosen_part_is_judged_as_a_part(suite):
+    result = suite(SUITE, *NUMPY, "-k", "tanh")
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(["minigrad ledger: 2 cells, 0 problems"])
+    assert result.ret == 0
+
+
+def test_a_failing_test_is_not_reported_twice(suite):
+    result = suite(SUITE + "    test_p0.hypothesis.inner_test = lambda **_: 1 / 0")
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.no_fnmatch_line("P0 of * on numpy: *")
+    assert result.ret == 1
+
+
+def test_the_smallest_profile_says_that_nothing_is_judged(suite):
+    result = suite(SUITE, *NUMPY, "--minigrad-profile", "dev")
+    result.stdout.fnmatch_lines(["minigrad ledger: not judged, this profile draws too few examples"])
+    assert result.ret == 0
+
+
+BROKEN = """
+    import minigrad.backend
+
+    class Broken:
+        name = "broken"
+        xp = array_type = None
+
+        def unusable(self):
+            return "there is no such device; buy one"
+
+    minigrad.backend.register(Broken())
+"""
+
+
+def test_a_backend_that_cannot_be_used_is_skipped_with_its_reason(suite):
+    source = "def test_on_all(minigrad_backend):\n    assert minigrad_backend == 'numpy'"
+    result = suite(source, *NUMPY, "--minigrad-backend", "broken", "-rs", conftest=BROKEN)
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*backend 'broken' cannot be used: there is no such device; buy one"])
+    result = suite(SUITE, "--minigrad-backend", "broken", conftest=BROKEN)
+    result.assert_outcomes(skipped=4)
+    assert result.ret == 0
+
+
+def test_an_unknown_backend_is_an_error(suite):
+    result = suite("def test_x(minigrad_backend): pass", "--minigrad-backend", "abacus")
+    result.stdout.fnmatch_lines(["*--minigrad-backend abacus: no such backend; known: *numpy*"])
+    assert result.ret != 0
+
+
+@pytest.mark.parametrize(
+    ("what", "leak", "enter"),
+    [
+        ("minigrad_recorder", "mg.no_grad()", "__enter__"),
+        ("minigrad_recorder", "mg.Tape()", "__enter__"),
+        ("minigrad_backend", "mg.use_backend('numpy')", "__enter__"),
+        ("the default of use_backend(...)", "mg.use_backend('numpy')", "nothing more"),
+    ],
+)
+def test_leaks_of_scoped_state_are_failures(suite, what, leak, enter):
+    """The test that leaks fails, and the next one finds everything as it was."""
+    result = suite(
+        f"""
+        import minigrad as mg
+        kept = []
+
+        def test_leaks():
+            kept.append({leak})
+            getattr(kept[-1], "{enter}", lambda: None)()
+
+        def test_does_not_leak():
+            x = mg.tensor([1.0], requires_grad=True)
+            with mg.Tape(), mg.use_backend("numpy"):
+                (x * 2).backward()
+            assert x.grad == 2
+        """
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines([f"*this test leaks *{what}*"])

@@ -1,0 +1,430 @@
+"""Optimisers against their formulas, written out by hand; clipping; states; and what must not happen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn, optim
+from minigrad.backend import get_backend
+
+P = np.array([1.0, -2.0, 0.5])
+G1, G2 = np.array([0.5, -1.0, 2.0]), np.array([-0.25, 3.0, 1.0])
+TIGHT = {"rtol": 1e-14, "atol": 1e-16}
+
+MAKERS = {
+    "SGD": lambda params: optim.SGD(params, lr=0.1),
+    "momentum": lambda params: optim.SGD(params, lr=0.1, momentum=0.9),
+    "nesterov": lambda params: optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda params: optim.Adam(params, lr=0.1),
+}
+
+
+@pytest.fixture
+def backend(minigrad_backend):
+    with mg.use_backend(minigrad_backend):
+        yield get_backend(minigrad_backend)
+
+
+@pytest.fixture(params=MAKERS)
+def make(request):
+    return MAKERS[request.param]
+
+
+def host(x):
+    return mg.asarray(x).detach().numpy()
+
+
+def leaf(values, dtype="float64"):
+    return mg.tensor(np.array(values, dtype), requires_grad=True)
+
+
+def give(p, g):
+    p.grad = p.backend.asarray(np.asarray(g, p.dtype))
+
+
+def two_steps(opt, p):
+    seen = []
+    for g in (G1, G2):
+        give(p, g)
+        opt.step()
+        seen.append(host(p))
+    return seen
+
+
+# ---- the formulas --------------------------------------------------------------------------------------------------
+
+
+def test_sgd(backend):
+    p = leaf(P)
+    first, second = two_steps(optim.SGD([p], lr=0.1), p)
+    np.testing.assert_allclose(first, P - 0.1 * G1, **TIGHT)
+    np.testing.assert_allclose(second, P - 0.1 * G1 - 0.1 * G2, **TIGHT)
+
+
+def test_momentum(backend):
+    """v1 = g1, v2 = 0.9 g1 + g2."""
+    p = leaf(P)
+    first, second = two_steps(optim.SGD([p], lr=0.1, momentum=0.9), p)
+    np.testing.assert_allclose(first, P - 0.1 * G1, **TIGHT)
+    np.testing.assert_allclose(second, P - 0.1 * (1.9 * G1 + G2), **TIGHT)
+
+
+def test_nesterov(backend):
+    """p - lr (g + 0.9 v): 1.9 g1, then g2 + 0.9 (0.9 g1 + g2)."""
+    p = leaf(P)
+    first, second = two_steps(optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True), p)
+    np.testing.assert_allclose(first, P - 0.19 * G1, **TIGHT)
+    np.testing.assert_allclose(second, P - 0.1 * ((1.9 + 0.81) * G1 + 1.9 * G2), **TIGHT)
+
+
+def test_adam(backend):
+    """Step 1: the corrected moments are g and g ** 2. Step 2: weighted means of both gradients."""
+    p = leaf(P)
+    first, second = two_steps(optim.Adam([p], lr=0.1, betas=(0.8, 0.9), eps=1e-3), p)
+    expected = P - 0.1 * G1 / (np.abs(G1) + 1e-3)
+    np.testing.assert_allclose(first, expected, **TIGHT)
+    m = (0.8 * 0.2 * G1 + 0.2 * G2) / (1 - 0.8**2)
+    v = (0.9 * 0.1 * G1**2 + 0.1 * G2**2) / (1 - 0.9**2)
+    np.testing.assert_allclose(second, expected - 0.1 * m / (np.sqrt(v) + 1e-3), **TIGHT)
+
+
+def test_adam_by_default():
+    p = leaf(P)
+    first, _ = two_steps(optim.Adam([p]), p)
+    np.testing.assert_allclose(first, P - 1e-3 * G1 / (np.abs(G1) + 1e-8), **TIGHT)
+
+
+def test_a_changed_learning_rate_acts_at_once(backend):
+    p = leaf(P)
+    opt = optim.SGD([p], lr=0.1)
+    opt.lr = 0.2
+    give(p, G1)
+    opt.step()
+    np.testing.assert_allclose(host(p), P - 0.2 * G1, **TIGHT)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_shapes_and_dtypes_are_kept(make, dtype, shape, backend):
+    p = leaf(np.ones(shape), dtype)
+    opt = make({"p": p})
+    for _ in range(2):
+        give(p, np.full(shape, 0.5))
+        opt.step()
+        assert (p.shape, p.dtype, type(p.data)) == (shape, np.dtype(dtype), backend.array_type)
+        assert (host(p) < 1).all()
+    opt.load_state_dict(opt.state_dict())
+    give(p, np.full(shape, 0.5))
+    opt.step()
+    assert p.dtype == np.dtype(dtype)
+
+
+def test_every_optimiser_goes_downhill(make, backend):
+    """To the minimum of a quadratic form whose axes are tilted and stretched."""
+    A, target = backend.asarray(np.array([[3.0, 0.5], [0.5, 1.0]])), backend.asarray(np.array([1.0, -2.0]))
+    p = leaf([0.0, 0.0])
+    opt = make([p])
+
+    def loss():
+        d = p - target
+        return (d @ A * d).sum()
+
+    for _ in range(300):
+        loss().backward()
+        opt.step()
+    assert float(host(loss())) < 1e-8
+
+
+# ---- params --------------------------------------------------------------------------------------------------------
+
+
+def test_params_are_modules_and_trees_of_tensors():
+    cell, x = nn.RNNCell(1, 2), leaf([1.0])
+    assert list(optim.SGD(cell, 0.1).params) == ["W_x", "W_h", "b"]
+    assert list(optim.SGD(cell.parameters(), 0.1).params) == ["W_x", "W_h", "b"]
+    assert list(optim.SGD([cell, {"x": x}, (x, cell)], 0.1).params) == ["0.W_x", "0.W_h", "0.b", "1.x"]
+    assert optim.SGD(x, 0.1).params == {"": x}
+
+
+def test_a_shared_tensor_moves_once(backend):
+    x = leaf([1.0])
+    opt = optim.SGD([x, x], 0.1)
+    give(x, [1.0])
+    opt.step()
+    assert host(x) == [0.9]
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ([], ValueError, "no tensor that requires a gradient"),
+        (nn.Module(), ValueError, "no tensor that requires a gradient"),
+        ({"W": mg.tensor([1.0])}, TypeError, "at 'W' holds a tensor that does not require a gradient"),
+        ([np.ones(2)], TypeError, "at '0' holds a ndarray"),
+        ([leaf([1.0]) * 2], TypeError, "at '0' holds a tensor that does not require a gradient"),
+        ({"a": [leaf(1.0)], "a.0": leaf(2.0)}, ValueError, "two parameters have the path 'a.0'"),
+        (None, TypeError, "params holds a NoneType"),
+    ],
+    ids=range(7),
+)
+def test_wrong_params_are_refused(params, error, message):
+    with pytest.raises(error, match=message):
+        optim.Adam(params)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: optim.SGD(p, lr=-0.1), r"lr lies in \[0, inf\), got -0.1"),
+        (lambda p: optim.SGD(p, lr=float("nan")), r"lr lies in"),
+        (lambda p: optim.SGD(p, lr=0.1, momentum=1.0), r"momentum lies in \[0, 1\), got 1.0"),
+        (lambda p: optim.SGD(p, lr=0.1, nesterov=True), "nesterov=True needs a momentum above 0"),
+        (lambda p: optim.Adam(p, betas=(0.9, 1.0)), r"beta2 lies in \[0, 1\), got 1.0"),
+        (lambda p: optim.Adam(p, betas=(-0.1, 0.9)), r"beta1 lies in"),
+        (lambda p: optim.Adam(p, eps=-1.0), r"eps lies in"),
+    ],
+)
+def test_wrong_numbers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make([leaf(P)])
+    with pytest.raises(TypeError, match="lr is a number, got str"):
+        optim.Adam([leaf(P)], lr="0.1")
+
+
+# ---- what a step does besides --------------------------------------------------------------------------------------
+
+
+def test_a_step_binds_new_arrays_and_clears_gradients(make, backend):
+    p = leaf(P)
+    opt = make([p])
+    old, g = p.data, backend.asarray(G1.copy())
+    for _ in range(2):
+        before = host(p)
+        p.grad = g
+        held, kept = p.data, host(p)
+        opt.step()
+        assert p.grad is None
+        assert p.data is not held
+        np.testing.assert_array_equal(host(mg.asarray(held)), kept)
+        assert (host(p) != before).all()
+    np.testing.assert_array_equal(host(mg.asarray(old)), P)
+    np.testing.assert_array_equal(host(mg.asarray(g)), G1)
+
+
+def test_a_step_leaves_a_retained_tape_intact():
+    x = leaf(P)
+    opt = optim.SGD([x], lr=0.1)
+    y = (x**3).sum()
+    y.backward(retain=True)
+    first = host(x.grad)
+    opt.step()
+    y.backward()
+    np.testing.assert_array_equal(host(x.grad), first)  # the gradient at the point where y was computed
+
+
+def test_without_any_gradient_a_step_is_an_error(make):
+    with pytest.raises(RuntimeError, match=r"no parameter has a gradient: call backward\(\)"):
+        make([leaf(P)]).step()
+    with pytest.raises(RuntimeError, match="no parameter has a gradient"):
+        make([leaf(P)]).step(allow_unused=True)
+
+
+def test_a_parameter_without_a_gradient_is_an_error_unless_allowed(make, backend):
+    params = {"a": leaf(P), "b": leaf(P), "c": leaf(P)}
+    opt = make(params)
+    give(params["a"], G1)
+    state = opt.state_dict()
+    with pytest.raises(RuntimeError, match=r"2 of 3 parameters have no gradient: b, c; .*allow_unused=True"):
+        opt.step()
+    assert params["a"].grad is not None
+    for name, array in opt.state_dict().items():
+        np.testing.assert_array_equal(host(array), host(state[name]))
+    opt.step(allow_unused=True)
+    assert (host(params["a"]) != P).all()
+    assert params["a"].grad is None
+    for name in "bc":
+        np.testing.assert_array_equal(host(params[name]), P)
+        assert opt.state_dict()[f"count.{name}"] == 0
+
+
+def test_a_parameter_that_joins_late_starts_at_its_own_step_one(make):
+    """Adam corrects each parameter's moments for its own count of steps."""
+    early, late, alone = leaf(P), leaf(P), leaf(P)
+    both, single = make([early, late]), make([alone])
+    give(early, G1)
+    both.step(allow_unused=True)
+    for g in (G1, G2):
+        give(early, g)
+        give(late, g)
+        give(alone, g)
+        both.step()
+        single.step()
+        np.testing.assert_array_equal(host(late), host(alone))
+
+
+# ---- states --------------------------------------------------------------------------------------------------------
+
+
+def test_training_goes_on_bit_for_bit(make, backend):
+    def train(p, opt, gradients):
+        for g in gradients:
+            give(p, g)
+            opt.step()
+
+    draw = np.random.default_rng(0)
+    gradients = draw.normal(size=(6, 3)).astype("float32")
+    through = leaf(P, "float32")
+    opt = make({"w": through})
+    train(through, opt, gradients[:3])
+    parameters, state = host(through), opt.state_dict()
+    train(through, opt, gradients[3:])
+
+    resumed = leaf(parameters, "float32")
+    opt = make({"w": resumed})
+    opt.lr = 7.0  # the state knows better
+    opt.load_state_dict(state)
+    train(resumed, opt, gradients[3:])
+    assert host(resumed).tobytes() == host(through).tobytes()
+
+
+def test_a_state_is_a_copy(make):
+    p = leaf(P)
+    opt = make([p])
+    give(p, G1)
+    opt.step()
+    state = opt.state_dict()
+    kept = {name: array.copy() for name, array in state.items()}
+    for array in state.values():
+        array[...] = 0
+    for name, array in opt.state_dict().items():
+        np.testing.assert_array_equal(array, kept[name])
+
+
+def test_the_names_in_a_state(backend):
+    opt = optim.Adam({"cell": nn.RNNCell(1, 1), "x": leaf(P)})
+    names = ["lr", "beta1", "beta2", "eps"]
+    for path in ("cell.W_x", "cell.W_h", "cell.b", "x"):
+        names += [f"count.{path}", f"m.{path}", f"v.{path}"]
+    assert list(opt.state_dict()) == names
+    assert opt.state_dict()["count.x"].dtype == np.int64
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    p = leaf(P)
+    opt = optim.Adam({"w": p})
+    give(p, G1)
+    opt.step()
+    state = opt.state_dict()
+    wrong = dict(state)
+    del wrong["m.w"]
+    wrong["lr"] = np.array(5.0)
+    wrong["v.w"] = np.zeros(2)
+    wrong["velocity.w"] = np.zeros(3)
+    with pytest.raises(ValueError, match="this state does not fit Adam, nothing was changed") as error:
+        opt.load_state_dict(wrong)
+    for line in ("m.w is missing", "velocity.w is unexpected", "v.w must be float64(3,), got float64(2,)"):
+        assert line in str(error.value)
+    for name, array in opt.state_dict().items():
+        np.testing.assert_array_equal(array, state[name])
+
+
+def test_a_state_of_another_kind_of_optimiser_is_refused():
+    plain, momentum = optim.SGD([leaf(P)], 0.1), optim.SGD([leaf(P)], 0.1, momentum=0.5)
+    with pytest.raises(ValueError, match=r"velocity\.0 is missing"):
+        momentum.load_state_dict(plain.state_dict())
+
+
+# ---- clipping ------------------------------------------------------------------------------------------------------
+
+
+def test_clipping_scales_all_gradients_together(backend):
+    a, b, unused = leaf([1.0, 1.0]), leaf([[1.0]], "float32"), leaf(1.0)
+    give(a, [3.0, 0.0])
+    give(b, [[4.0]])
+    norm = optim.clip_global_norm({"a": a, "b": b, "unused": unused}, 1.0)
+    assert type(norm) is float
+    assert norm == 5.0
+    np.testing.assert_allclose(host(a.grad), [0.6, 0.0], rtol=1e-15)
+    np.testing.assert_allclose(host(b.grad), [[0.8]], rtol=1e-7)
+    assert (b.grad.dtype, type(b.grad)) == (np.float32, backend.array_type)
+    assert unused.grad is None
+
+
+@pytest.mark.parametrize("max_norm", [5.0, 7.5, float("inf")])
+def test_a_norm_within_the_limit_changes_no_bit(max_norm):
+    a = leaf([1.0, 1.0])
+    give(a, [3.0, 4.0])
+    g = a.grad
+    assert optim.clip_global_norm([a], max_norm) == 5.0
+    assert a.grad is g
+
+
+def test_clipping_a_0d_gradient(backend):
+    a = leaf(1.0)
+    give(a, -8.0)
+    assert optim.clip_global_norm(a, 2.0) == 8.0
+    assert host(a.grad) == -2.0
+    assert type(a.grad) is backend.array_type
+
+
+def test_the_norm_of_no_gradients_and_of_zeros_is_0():
+    a = leaf([1.0])
+    assert optim.clip_global_norm([a], 1.0) == 0.0
+    give(a, [0.0])
+    assert optim.clip_global_norm([a], 1.0) == 0.0
+    assert a.grad == [0.0]
+
+
+def test_the_norm_does_not_overflow_in_the_gradients_own_dtype(backend):
+    a = leaf(np.ones(4), "float16")
+    give(a, np.full(4, 40000.0))
+    assert optim.clip_global_norm([a], 1.0) == 80000.0 == 2 * float(np.float16(40000))
+    np.testing.assert_allclose(host(a.grad), np.full(4, 0.5), rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
+def test_a_norm_that_is_no_number_is_an_error_and_changes_nothing(bad, backend):
+    a, b = leaf([1.0, 1.0]), leaf([1.0])
+    give(a, [3.0, 4.0])
+    give(b, [bad])
+    with pytest.raises(FloatingPointError, match=r"have the norm (nan|inf), nothing was changed; NaN or too large: b$"):
+        optim.clip_global_norm({"a": a, "b": b}, 1.0)
+    np.testing.assert_array_equal(host(a.grad), [3.0, 4.0])
+    np.testing.assert_array_equal(host(b.grad), [bad])
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
+def test_a_limit_is_above_0(max_norm):
+    with pytest.raises(ValueError, match="max_norm is a number above 0"):
+        optim.clip_global_norm([leaf(P)], max_norm)
+
+
+# ---- all of it -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["RNNCell", "GRUCell", "LSTMCell"])
+def test_a_net_learns(kind, backend):
+    """To tell at the end of a sequence which token it began with."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            self.embedding = nn.Embedding(3, 4, seed=0)
+            self.cell = getattr(nn, kind)(4, 8, seed=0)
+            self.out = nn.Linear(8, 3, seed=0)
+
+        def __call__(self, tokens):
+            outputs, _ = nn.dynamic_rnn(self.cell, self.embedding(tokens))
+            return self.out(outputs[:, -1])
+
+    net = Net()
+    opt = optim.Adam(net, lr=0.03)
+    tokens = np.array([[a, b, c] for a in range(3) for b in range(3) for c in range(3)])
+    for _ in range(40):
+        loss = mg.cross_entropy(net(tokens), tokens[:, 0]).mean()
+        loss.backward()
+        optim.clip_global_norm(net, 5.0)
+        opt.step()
+    assert loss.item() < 0.2
+    assert (host(mg.argmax(net(tokens), axis=-1)) == tokens[:, 0]).all()
