@@ -2,11 +2,12 @@
 
     python examples/char_lm.py
 
-trains one LSTM layer on the language reference that comes with Python, for about two minutes on two cores, then
-prints how well it predicts the last tenth of the text, which it never saw, writes some text of its own, and saves two
-pictures. `--help` lists all settings.
+trains one LSTM layer on the language reference that comes with Python, which takes one to two minutes, then prints how
+well it predicts the last tenth of the text, which it never saw, writes some text of its own, and saves two pictures.
+`--help` lists all settings.
 
-From top to bottom: settings, text, model, training, evaluation, sampling, gradient flow, pictures, checkpoints, main.
+From top to bottom: settings, text, model, training, evaluation, sampling, gradient flow, pictures, checkpoints, command
+line, main.
 """
 
 from __future__ import annotations
@@ -599,7 +600,7 @@ OPTIONS = {  # group: {option: (what it takes, its unit, what it means)}
     },
 }
 DEFAULTS = asdict(Config()) | {
-    "backend": "numpy", "checkpoint": None, "sample": 500, "prompt": None, "temperature": 0.7,
+    "backend": "numpy", "checkpoint": None, "sample": 500, "prompt": None, "temperature": 0.6,
     "out": Path("runs/char_lm"),
 }  # fmt: skip
 
@@ -679,7 +680,8 @@ def report(
     )
     if options.sample:
         text = sample(run, corpus.vocabulary, options.prompt, options.sample, options.temperature)
-        console.print(f"\na sample, at temperature {options.temperature:g}:\n{'-' * 80}\n{text}\n{'-' * 80}")
+        line = "-" * 80
+        console.print(f"\na sample, at temperature {options.temperature:g}:\n{line}\n{text.strip()}\n{line}")
     draw_learning_curve(run, corpus, pictures[0])
     draw_gradient_flow(run, corpus, pictures[1])
     console.print(f"\npictures: {pictures[0]}, {pictures[1]}")

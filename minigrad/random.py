@@ -83,7 +83,9 @@ def uniform(
     >>> bool((mg.random.uniform(100, seed=0, low=2.0, high=3.0) >= 2.0).all())
     True
     """
-    return _tensor(generator(seed).uniform(low, high, shape), dtype)
+    values = np.asarray(generator(seed).uniform(low, high, shape)).astype(np.dtype(dtype))
+    below = np.nextafter(values.dtype.type(high), values.dtype.type(low))  # rounding must not reach the upper end
+    return _tensor(np.minimum(values, below) if high > low else values, dtype)
 
 
 def bernoulli(shape: Shape, seed: int | Sequence[int], p: float = 0.5, dtype: Any = "float64") -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import ops, tape
+from minigrad import ops, tape, tree
 from minigrad.backend import Backend, backend_of, default_backend, get_backend
 from minigrad.ops.elementwise import add, divide, multiply, negative, power, subtract
-from minigrad.ops.op import as_value
+from minigrad.ops.op import as_value, as_values
 from minigrad.tape import Array, Box, Leaf, constant
 from minigrad.walk import backward, depends_on_open_variable
 
@@ -66,6 +66,8 @@ class Tensor(Box):
         if not isinstance(self.record, Leaf):
             raise AttributeError("only a tensor made with requires_grad=True has a .grad to assign")  # noqa: TRY004
         value = constant(value)
+        if value is not None and type(value) is not type(self.array):
+            raise TypeError(f".grad of {self._title()} is a {self.backend.name} array, got {type(value).__name__}")
         if value is not None and (value.shape != self.shape or value.dtype != self.dtype):
             raise ValueError(f".grad of {self._title()} is {self.dtype}{self.shape}, got {value.dtype}{value.shape}")
         self.record.grad = value
@@ -111,6 +113,8 @@ class Tensor(Box):
 
     def __repr__(self) -> str:
         body = np.array2string(self.backend.to_host(self.array), separator=", ", prefix="Tensor(")
+        if not self.size and self.shape != (0,):
+            body += f", shape={self.shape}"
         made = (
             ""
             if self.record is None
@@ -166,9 +170,10 @@ class Tensor(Box):
         """
         if self.record is not None and not isinstance(self.record, Leaf):
             raise RuntimeError("no gradient passes between backends: move the inputs, or detach() this result first")
+        self._forbid_inside_trace("to()")
         target = get_backend(backend)
         array = self.array if target is self.backend else target.asarray(self.backend.to_host(self.array))
-        return tensor(array, requires_grad=self.requires_grad, name=self.name)
+        return _leaf_or_constant(array.copy(), self.requires_grad, self.name)
 
     def _forbid_inside_trace(self, what: str) -> None:
         if self.record is not None and depends_on_open_variable(self.record):
@@ -224,6 +229,9 @@ class Tensor(Box):
         if method == "reduce" and ufunc in (np.add, np.multiply, np.maximum, np.minimum):
             return np_function(ufunc.__name__ + ".reduce", options)(*inputs, **options)
         fn = UFUNCS.get(ufunc)
+        if fn is None and not any(isinstance(x, Tensor) and x.record is not None for x in inputs):
+            out = getattr(ufunc, method)(*[constant(x) for x in inputs], **options)  # constants need no record
+            return tree.map(asarray, out)
         if fn is None or method != "__call__" or options:
             form = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
             raise TypeError(
@@ -234,6 +242,8 @@ class Tensor(Box):
 
     def __array_function__(self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
         fn = FUNCTIONS.get(func)
+        if fn is None and not _tracked((args, kwargs)):
+            return func(*tree.map(constant, tuple(args)), **tree.map(constant, dict(kwargs)))  # no gradient to lose
         if fn is None:
             raise TypeError(
                 f"numpy.{func.__name__} has no minigrad op, so it cannot be recorded; use another, define one with "
@@ -252,6 +262,7 @@ class Tensor(Box):
     def __reduce__(self) -> Any:
         if self.record is not None and not isinstance(self.record, Leaf):
             raise TypeError("a tensor computed from others cannot be pickled or deep-copied; detach() it first")
+        self._forbid_inside_trace("copying")
         return _rebuild, (self.array, self.requires_grad, self.name, self.grad)
 
     # ---- operators -------------------------------------------------------------------------------------------
@@ -388,17 +399,21 @@ for _name in (
 Box.new = Tensor
 
 
+def _tracked(arguments: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.record is not None for leaf in tree.flatten(arguments)[0])
+
+
 def _compare(compare: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Any:
     """A comparison is a constant: it has no derivative."""
     b = constant(b)
-    if isinstance(b, list):
-        b = as_value("asarray", b)
+    if isinstance(b, list) or hasattr(b, "dtype"):
+        _, b = (constant(value) for value in as_values("comparison", [a, b]))
     out = compare(a.array, b)
     return out if out is NotImplemented else Tensor(a.backend.asarray(out))
 
 
 def _rebuild(array: Array, requires_grad: bool, name: str | None, grad: Array | None) -> Tensor:
-    copy = tensor(array, requires_grad=requires_grad, name=name)
+    copy = _leaf_or_constant(array.copy(), requires_grad, name)
     if requires_grad:
         copy.grad = grad
     return copy
@@ -417,7 +432,10 @@ def tensor(data: ArrayLike, dtype: Any = None, requires_grad: bool = False, name
     >>> mg.tensor([1.0, 2.0], dtype="float32", requires_grad=True, name="w")
     Tensor([1., 2.], float32, requires_grad, name='w')
     """
-    array = _array(data, dtype).copy()
+    return _leaf_or_constant(_array(data, dtype).copy(), requires_grad, name)
+
+
+def _leaf_or_constant(array: Array, requires_grad: bool, name: str | None) -> Tensor:
     if not requires_grad:
         return _named(Tensor(array), name)
     if array.dtype.kind != "f":
@@ -445,6 +463,7 @@ def _array(data: ArrayLike, dtype: Any) -> Array:
             raise TypeError(
                 "copying a tensor that requires a gradient would lose it; use mg.copy, or detach() it first"
             )
+        data._forbid_inside_trace("copying")  # noqa: SLF001  # of its own class
         data = data.array
     elif not _on_device(data):
         data = default_backend().asarray(data)
@@ -550,6 +569,13 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return compared
 
 
+def _logaddexp(a: Any, b: Any) -> Any:
+    dtype = (a if isinstance(a, Tensor) else b).dtype  # a Python number is weak
+    a, b = (x if hasattr(x, "dtype") else asarray(x, dtype) for x in (a, b))
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    return ops.logsumexp(ops.stack([ops.broadcast_to(a, shape), ops.broadcast_to(b, shape)]), axis=0)
+
+
 UFUNCS |= {
     np.equal: _comparison(operator.eq),
     np.not_equal: _comparison(operator.ne),
@@ -557,10 +583,15 @@ UFUNCS |= {
     np.less_equal: _comparison(operator.le),
     np.greater: _comparison(operator.gt),
     np.greater_equal: _comparison(operator.ge),
-    np.logical_and: _comparison(operator.and_),
-    np.logical_or: _comparison(operator.or_),
-    np.logical_not: lambda a: ~a,
-    np.logaddexp: lambda a, b: ops.maximum(a, b) + ops.softplus(-ops.abs(ops.subtract(a, b))),
+    np.logical_and: _comparison(lambda a, b: (a != 0) & (b != 0)),
+    np.logical_or: _comparison(lambda a, b: (a != 0) | (b != 0)),
+    np.logical_xor: _comparison(lambda a, b: (a != 0) ^ (b != 0)),
+    np.bitwise_and: _comparison(operator.and_),
+    np.bitwise_or: _comparison(operator.or_),
+    np.bitwise_xor: _comparison(operator.xor),
+    np.logical_not: lambda a: a == 0,
+    np.invert: lambda a: ~a,
+    np.logaddexp: _logaddexp,
     np.reciprocal: lambda a: 1.0 / a,
     np.positive: lambda a: a,
 }
@@ -588,11 +619,15 @@ def _norm(a: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
     return ops.norm(a, axis, keepdims)
 
 
+def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    return ops.clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
+
+
 FUNCTIONS |= {
     np.shape: lambda a: a.shape,
     np.ndim: lambda a: a.ndim,
     np.size: lambda a: a.size,
-    np.clip: lambda a, a_min=None, a_max=None: ops.clip(a, a_min, a_max),
+    np.clip: _clip,
     np.ravel: lambda a: ops.reshape(a, -1),
     np.std: lambda a, axis=None, keepdims=False, ddof=0: ops.sqrt(ops.var(a, axis, keepdims, ddof)),
     np.amax: ops.max,

@@ -22,8 +22,8 @@ from minigrad.hold import hold
 from minigrad.ops.op import Primitive, as_value, unbroadcast, zeros_like
 from minigrad.ops.shape import copy_, stack
 from minigrad.tape import Array, Leaf, Record, Value, constant, next_number, scoped
-from minigrad.tensor import Tensor, cotangent_for
-from minigrad.walk import Reach, Walk, dependent, reachable
+from minigrad.tensor import Tensor, asarray, cotangent_for
+from minigrad.walk import Reach, Walk, dependent, leads_to_active_leaf, reachable
 
 Fn = Callable[..., Any]
 
@@ -71,7 +71,7 @@ class _Trace:
         since = min((variable.number for variable in self.variables), default=0)
         reach = reachable([t.record for t in tensors], since, self.variables)
         behind = any(not isinstance(variable, Leaf) for variable in self.variables)
-        return reach, bool(reach.leaves or reach.older or behind)
+        return reach, bool(reach.leaves or behind or leads_to_active_leaf(reach.older))
 
     def closed(self, leaves: Sequence[Any]) -> list[Any]:
         """Results of the function as its caller sees them: without our records, unless somebody needs those."""
@@ -170,8 +170,10 @@ def value_and_grad(f: Fn, argnums: int | tuple[int, ...] = 0, has_aux: bool = Fa
     def differentiated(*args: Any, **kwargs: Any) -> Any:
         trace = _Trace(functools.partial(f, **kwargs), args, _checked_argnums(numbers, args), has_aux)
         if len(trace.outputs) != 1 or trace.outputs[0].size != 1:
-            got = [out.shape for out in trace.outputs]
+            got = [out.shape for out in trace.outputs] if trace.outputs else trace.structure
             raise ValueError(f"grad needs a function of one number, got results of shapes {got}; use vjp or jacobian")
+        if trace.outputs[0].dtype.kind != "f":
+            raise TypeError(f"grad needs a function of a floating result, got {trace.outputs[0].dtype}")
         gradients = trace.pull([cotangent_for(trace.outputs[0], None)])
         value = trace.result()
         if has_aux:
@@ -203,6 +205,8 @@ def _checked_argnums(argnums: Sequence[int], args: Sequence[Any]) -> Sequence[in
     for argnum in argnums:
         if not 0 <= argnum < len(args):
             raise ValueError(f"argnums names argument {argnum}, but {len(args)} positional arguments were given")
+    if len(set(argnums)) != len(argnums):
+        raise ValueError(f"argnums {tuple(argnums)} names an argument twice")
     return argnums
 
 
@@ -261,6 +265,9 @@ def jacobian(f: Fn, argnums: int = 0, mode: str = "reverse") -> Fn:
         _checked_argnums((argnums,), args)
         x = as_value("jacobian", args[argnums])
 
+        boxed = any(isinstance(leaf, Tensor) for leaf in tree.flatten(args)[0])
+        x = asarray(x) if boxed else x
+
         def of_x(x: Any) -> Any:
             return f(*args[:argnums], x, *args[argnums + 1 :])
 
@@ -268,14 +275,11 @@ def jacobian(f: Fn, argnums: int = 0, mode: str = "reverse") -> Fn:
             out, pull = vjp(of_x, x)
             shape = _single(out).shape
             rows = [pull(e)[0] for e in _basis(out)]
-            return _stacked(rows, x).reshape((*shape, *x.shape))
+            return _stacked(rows, tuple(x.shape), x).reshape((*shape, *x.shape))
         columns = [_single(jvp(of_x, (x,), (e,))[1]) for e in _basis(x)]
-        shape = columns[0].shape if columns else _single(of_x(x)).shape
-        return (
-            _stacked(columns, x)
-            .reshape((*x.shape, *shape))
-            .transpose((*range(len(x.shape), len(x.shape) + len(shape)), *range(len(x.shape))))
-        )
+        shape = tuple((columns[0] if columns else _single(of_x(x))).shape)
+        axes = (*range(len(x.shape), len(x.shape) + len(shape)), *range(len(x.shape)))
+        return _stacked(columns, shape, x).reshape((*x.shape, *shape)).transpose(axes)
 
     return differentiated
 
@@ -294,8 +298,12 @@ def _basis(x: Any) -> list[Array]:
     return [backend.asarray(row.reshape(array.shape)) for row in np.eye(n, dtype=array.dtype)]
 
 
-def _stacked(rows: list[Any], like: Any) -> Any:
-    return stack(rows) if rows else as_value("jacobian", constant(like))[:0]
+def _stacked(rows: list[Any], shape: tuple[int, ...], like: Any) -> Any:
+    if rows:
+        return stack(rows)
+    array = constant(like)
+    empty = backend_of(array).xp.zeros((0, *shape), dtype=array.dtype)
+    return Tensor(empty) if isinstance(like, Tensor) else empty
 
 
 def hvp(f: Fn, args: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -349,7 +357,9 @@ class _CustomOp(Primitive):
                     f"the vjp of `{self.name}` returned a gradient of shape {getattr(gradient, 'shape', None)} "
                     f"for an argument of shape {tuple(value.shape)}"
                 )
-            checked.append(None if want is None else unbroadcast(gradient, value, out, self.name))
+            # on arrays the gradient is an array, though a rule may compute with tensors of its own
+            given = gradient if isinstance(g, Tensor) else constant(gradient)
+            checked.append(None if want is None else unbroadcast(given, value, out, self.name))
         return checked
 
     def push(self, tangents: Sequence[Any], out: Value, values: Sequence[Any], static: dict[str, Any]) -> Value:
@@ -453,19 +463,20 @@ def checkpoint(f: Fn) -> Fn:
     """
 
     @functools.wraps(f, updated=())
-    def checkpointed(*args: Any) -> Any:
-        leaves, structure = tree.flatten(args)
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        leaves, structure = tree.flatten((args, kwargs))
         arrays = [i for i, leaf in enumerate(leaves) if _floating(leaf)]
 
         def of_arrays(*values: Any) -> Any:
             filled = list(leaves)
             for i, value in zip(arrays, values, strict=True):
                 filled[i] = value
-            return f(*structure.build(filled))
+            positional, named = structure.build(filled)
+            return f(*positional, **named)
 
         recorder = tape.recorder.get()
         if recorder is None:
-            return f(*args)
+            return f(*args, **kwargs)
         inputs = [as_value("checkpoint", leaves[i]) for i in arrays]
         op = _Checkpoint(of_arrays)
         since = next_number()
@@ -490,4 +501,4 @@ def checkpoint(f: Fn) -> Fn:
 
 
 def _floating(leaf: Any) -> bool:
-    return isinstance(leaf, float) or getattr(getattr(leaf, "dtype", None), "kind", "") == "f"
+    return getattr(getattr(leaf, "dtype", None), "kind", "") == "f"

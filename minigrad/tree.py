@@ -7,6 +7,7 @@ empty tree. Anything that is not one of these containers is a leaf.
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ class Structure:
     kind: type | None
     keys: tuple[Any, ...] = ()
     children: tuple[Structure, ...] = ()
+    default: Any = dataclasses.field(default=None, compare=False)  # a defaultdict's
 
     def build(self, leaves: Sequence[Any]) -> Tree:
         """The tree of this structure that holds `leaves`, in the order in which `flatten` gives them."""
@@ -38,6 +40,8 @@ class Structure:
         parts = [child._build(leaves) for child in self.children]  # noqa: SLF001  # of its own class
         if self.kind is type(None):
             return None
+        if issubclass(self.kind, defaultdict):
+            return self.kind(self.default, zip(self.keys, parts, strict=True))
         if issubclass(self.kind, dict):
             return self.kind(zip(self.keys, parts, strict=True))
         if dataclasses.is_dataclass(self.kind):
@@ -100,10 +104,12 @@ def _flatten(tree: Tree, leaves: list[Any]) -> Structure:
     if issubclass(kind, list):
         return Structure(kind, tuple(range(len(tree))), tuple([_flatten(child, leaves) for child in tree]))
     if issubclass(kind, dict):
-        keys = tuple(sorted(tree, key=str))  # two dicts with equal keys have equal structures
+        keys = tuple(
+            sorted(tree, key=lambda key: (str(key), type(key).__name__))
+        )  # two dicts with equal keys have equal structures
         return Structure(kind, keys, tuple([_flatten(tree[key], leaves) for key in keys]))
     if dataclasses.is_dataclass(kind):
-        keys = tuple(field.name for field in dataclasses.fields(kind))
+        keys = tuple(field.name for field in dataclasses.fields(kind) if field.init)
         return Structure(kind, keys, tuple([_flatten(getattr(tree, key), leaves) for key in keys]))
     leaves.append(tree)
     return _LEAF

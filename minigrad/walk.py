@@ -72,6 +72,21 @@ def reachable(roots: Iterable[Record | None], since: int = 0, targets: Iterable[
 _number = operator.attrgetter("number")
 
 
+def leads_to_active_leaf(records: Iterable[Record]) -> bool:
+    """Whether somebody may still want a gradient below these records."""
+    seen: set[Record] = set()
+    stack: list[Record | None] = list(records)
+    while stack:
+        record = stack.pop()
+        if record is None or record in seen:
+            continue
+        seen.add(record)
+        if record.__class__ is Leaf and record.active:
+            return True
+        stack += record.parents
+    return False
+
+
 def dependent(order: Sequence[Record], targets: Iterable[Record]) -> set[Record]:
     """The targets and those of the records (oldest first) whose value depends on one."""
     needed = set(targets)

@@ -249,19 +249,22 @@ def test_a_parameter_without_a_gradient_is_an_error_unless_allowed(make, backend
         assert opt.state_dict()[f"count.{name}"] == 0
 
 
-def test_a_parameter_that_joins_late_starts_at_its_own_step_one(make):
-    """Adam corrects each parameter's moments for its own count of steps."""
-    early, late, alone = leaf(P), leaf(P), leaf(P)
-    both, single = make([early, late]), make([alone])
-    give(early, G1)
-    both.step(allow_unused=True)
-    for g in (G1, G2):
-        give(early, g)
-        give(late, g)
-        give(alone, g)
-        both.step()
-        single.step()
-        np.testing.assert_array_equal(host(late), host(alone))
+def test_each_parameter_has_its_own_count_of_steps(make):
+    """One that joins late starts at step 1, and the other goes on, as if each were alone."""
+    early, late = leaf(P), leaf(P)
+    both = make([early, late])
+    alone = [leaf(P), leaf(P)]
+    single = [make([p]) for p in alone]
+    for late_g in (None, G1, G2):
+        for p, g in ((early, G2), (late, late_g), (alone[0], G2), (alone[1], late_g)):
+            if g is not None:
+                give(p, g)
+        both.step(allow_unused=True)
+        single[0].step()
+        if late_g is not None:
+            single[1].step()
+        np.testing.assert_array_equal(host(early), host(alone[0]))
+        np.testing.assert_array_equal(host(late), host(alone[1]))
 
 
 # ---- states --------------------------------------------------------------------------------------------------------

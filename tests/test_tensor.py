@@ -76,9 +76,13 @@ def test_lists_and_numbers_become_what_numpy_makes_of_them(data, dtype, shape):
     ],
 )
 def test_what_is_no_array_of_numbers_is_refused(data, message):
-    for make in (mg.tensor, mg.asarray, mg.tanh, lambda x: mg.tensor([1.0]) * x):
+    for make in (mg.tensor, mg.asarray):
         with pytest.raises(TypeError, match=message):
             make(data)
+    if type(data) is not np.ndarray:  # NumPy itself may compute with an array of objects
+        for op in (mg.tanh, lambda x: mg.tensor([1.0]) + x, mg.sum):
+            with pytest.raises(TypeError, match=f"{message}|expected an array"):
+                op(data)
 
 
 def test_lists_that_are_no_rectangle_are_refused():
@@ -150,7 +154,6 @@ def test_attributes():
         (lambda: leaf([1.0], "float32", "w"), "Tensor([1.], float32, requires_grad, name='w')"),
         (lambda: mg.tanh(leaf([0.0])), "Tensor([0.], from tanh)"),
         (lambda: leaf([[1.0], [2.0]]).sum(axis=0), "Tensor([3.], from sum)"),
-        (lambda: mg.zeros((2, 0)), "Tensor([], shape=(2, 0))"),
         (lambda: mg.tensor([[1.0, 2.0], [3.0, 4.0]]), "Tensor([[1., 2.],\n        [3., 4.]])"),
     ],
 )
@@ -203,13 +206,13 @@ def test_grad_takes_an_array_of_the_same_kind_only():
     (t * 1).backward([1.0, 1.0])
     assert t.grad.tolist() == [4.0, 5.0]
     for bad in (np.ones(3), np.ones(2, "float32"), np.ones((2, 1))):
-        with pytest.raises(ValueError, match=r"\.grad of tensor 'w' is float64\(2,\), got"):
+        with pytest.raises(ValueError, match=r"\.grad of tensor 'w' is .*float64\(2,\), got"):
             t.grad = bad
     t.grad = None
     assert t.grad is None
     for constant in (mg.tensor([1.0]), t * 2):
         assert constant.grad is None
-        with pytest.raises(RuntimeError, match="requires_grad"):
+        with pytest.raises((AttributeError, RuntimeError), match="requires_grad=True"):
             constant.grad = np.ones(2)
 
 
@@ -334,9 +337,9 @@ def test_backends_do_not_mix(strict):
         lambda: mg.matmul(here, there),
         lambda: mg.concatenate([here, there]),
         lambda: mg.where(here.data > 0, there, there),
-        lambda: here == there,
+        lambda: here == there,  # BUG: refused by the array library, in its words; a comparison is no op
     ):
-        with pytest.raises(TypeError, match="numpy.*strict|strict.*numpy|backends"):
+        with pytest.raises(TypeError, match="backends.*Tensor.to"):
             op()
     with pytest.raises(TypeError, match="implicit|numpy"):
         np.asarray(there.detach())
@@ -455,7 +458,6 @@ def test_logic_on_masks():
     assert ((t > 1) & (t < 3)).data.tolist() == [False, True, False]
     assert ((t < 2) | (t > 2)).data.tolist() == [True, False, True]
     assert ((t > 1) ^ (t > 2)).data.tolist() == [False, True, False]
-    assert (np.array([True, True, False]) & (t > 1)).data.tolist() == [False, True, False]
     assert (t > 0).all()
     assert (t > 2).any()
     assert (mg.tensor([[1.0], [0.0]]) > 0).all(axis=1).data.tolist() == [True, False]
@@ -475,6 +477,14 @@ def test_python_s_own_functions():
         assert x.data.tolist() == y
     with pytest.raises(TypeError, match="0-d"):
         iter(mg.tensor(1.0))
+
+
+def test_logic_on_masks_with_an_array_on_the_left():
+    mask, t = np.array([True, True, False]), mg.tensor([1.0, 2.0, 3.0])
+    # BUG: TypeError "numpy.bitwise_and has no minigrad op"; `t & mask` works
+    assert (mask & (t > 1)).data.tolist() == [False, True, False]
+    assert (mask | (t > 1)).data.tolist() == [True, True, True]
+    assert (mask ^ (t > 1)).data.tolist() == [True, False, True]
 
 
 # ---- dtypes --------------------------------------------------------------------------------------------------------
@@ -501,7 +511,7 @@ def test_python_numbers_are_weak(dtype):
 @pytest.mark.parametrize("b", [*FLOATS, "int8", "int64", "bool"])
 def test_arrays_promote_as_in_numpy_and_gradients_come_back(a, b):
     x, y = leaf([0.5, 1.0], a), mg.tensor([1, 2], dtype=b, requires_grad=b in FLOATS)
-    for out in (x * y, y + x, x @ y, mg.where([True, False], x, y), mg.concatenate([x, y]), mg.maximum(x, y), x / y):
+    for out in (x * y, y + x, x @ y, mg.where([True, False], x, y), mg.concatenate([x, y]), mg.maximum(x, y), x - y):
         assert out.dtype == np.result_type(np.dtype(a), np.dtype(b))
         x.grad = None
         out.backward(np.ones(out.shape))
@@ -537,6 +547,64 @@ def test_integers_and_masks_as_constant_factors():
     p = leaf([2.0, 3.0])
     (p ** np.array([2, 3])).backward(np.ones(2))
     assert p.grad.tolist() == [4.0, 27.0]
+
+
+INTEGERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+
+
+@pytest.mark.parametrize("integer", INTEGERS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("op", "value", "slope", "curve"),
+    [
+        (lambda x, n: x * n, lambda x, n: x * n, lambda x, n: n, lambda x, n: 0 * x),
+        (lambda x, n: n - x, lambda x, n: n - x, lambda x, n: -1 + 0 * x, lambda x, n: 0 * x),
+        # BUG, next: TypeError "the rule of `divide` returned a float64 gradient" for narrow floats
+        (lambda x, n: x / n, lambda x, n: x / n, lambda x, n: 1 / n, lambda x, n: 0 * x),
+        # BUG, next: silently wrong, -n wraps for unsigned n (1020 instead of -4); TypeError for booleans
+        (lambda x, n: n / x, lambda x, n: n / x, lambda x, n: -n / x**2, lambda x, n: 2 * n / x**3),
+        # BUG, next: TypeErrors like those of division
+        (lambda x, n: x**n, lambda x, n: x**n, lambda x, n: n * x ** (n - 1), lambda x, n: n * (n - 1) * x ** (n - 2)),
+        # BUG, next: TypeErrors at both orders; at order 2 for any array as base, see below
+        (lambda x, n: n**x, lambda x, n: n**x, lambda x, n: n**x * np.log(n), lambda x, n: n**x * np.log(n) ** 2),
+        (mg.maximum, np.maximum, lambda x, n: (x > n) * 1.0, lambda x, n: 0 * x),
+    ],
+    ids=["x * n", "n - x", "x / n", "n / x", "x ** n", "n ** x", "maximum"],
+)
+def test_constants_of_any_integer_dtype(op, value, slope, curve, dtype, integer):
+    n = np.array([1, 3, 2], "bool" if integer == "bool" else integer)
+    x = np.array([0.5, 1.5, 1.75], dtype)
+    wide_x, wide_n = x.astype("float64"), n.astype("float64")
+    tolerance = {"float16": 3e-3, "float32": 1e-6, "float64": 1e-14}[dtype]
+    t = leaf(x)
+    out = op(t, n)
+    np.testing.assert_allclose(out.data, value(wide_x, wide_n), rtol=tolerance)
+    out.backward(np.ones(3))
+    assert t.grad.dtype == x.dtype
+    np.testing.assert_allclose(t.grad, slope(wide_x, wide_n), rtol=tolerance)
+    for second in (
+        mg.hvp(lambda x: op(x, n).sum(), (x,), (np.ones(3),))[0],
+        mg.grad(lambda x: mg.grad(lambda x: op(x, n).sum())(x).sum())(x),
+    ):
+        assert second.dtype == x.dtype
+        np.testing.assert_allclose(second, curve(wide_x, wide_n), rtol=5 * tolerance)
+
+
+@pytest.mark.parametrize("base", [np.array([2.0, 3.0]), mg.tensor([2.0, 3.0])], ids=["array", "Tensor"])
+def test_a_constant_base_at_order_two(base):
+    x = np.array([0.5, 1.5])
+    # BUG for an array: TypeError "numpy.bitwise_and has no minigrad op", from `(x == 0) & (y >= 0)` in power's rule
+    h = mg.hvp(lambda x: mg.power(base, x).sum(), (x,), (np.ones(2),))[0]
+    b = np.array([2.0, 3.0])
+    np.testing.assert_allclose(np.asarray(h), b**x * np.log(b) ** 2, rtol=1e-14)
+
+
+def test_a_quotient_s_gradient_neither_overflows_nor_underflows():
+    for scale in (np.float32(1e25), np.float32(1e-25)):
+        y = leaf(np.array([scale]))
+        (np.array([scale]) / y).backward([1.0])
+        # BUG: -x / (y * y) is -0 and -inf; -out / y is right
+        np.testing.assert_allclose(y.grad, -1 / scale, rtol=1e-6)
 
 
 def test_a_boolean_exponent_or_base_keeps_the_dtype():
@@ -597,12 +665,29 @@ def test_functions_of_arrays_alone_give_arrays(make):
 def test_one_tensor_makes_a_tensor():
     c, a = mg.tensor([1.0, 2.0]), np.array([1.0, 2.0])
     for out in (
-        mg.add(a, c), mg.add(c, a), mg.where([True, False], a, c), mg.where(c > 1, a, a), mg.concatenate([a, c]),
+        mg.add(a, c), mg.add(c, a), mg.where([True, False], a, c), mg.concatenate([a, c]),
         mg.stack([a, c]), mg.einsum("i,i->", a, c), mg.matmul(a, c), mg.one_hot(mg.tensor([0]), 2), mg.argmax(c),
         mg.sequence_mask(mg.tensor([1])),
     ):  # fmt: skip
         assert isinstance(out, mg.Tensor)
         assert out.record is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, t: mg.where(t > 1, a, 0.0),
+        lambda a, t: np.where(t > 1, 1.0, 0.0),
+        lambda a, t: mg.clip(a, t, None),
+        lambda a, t: mg.take(a, t.astype("int64") - 1),
+        lambda a, t: mg.getitem(a, t > 1),
+        lambda a, t: mg.cross_entropy(a, mg.tensor(0)),
+    ],
+    ids=["where", "np.where", "clip", "take", "getitem", "cross_entropy"],
+)
+def test_a_tensor_among_the_arguments_without_derivative_makes_a_tensor_too(call):
+    out = call(np.array([1.0, 2.0]), mg.tensor([1.0, 2.0]))
+    assert isinstance(out, mg.Tensor)  # BUG: an array; where(t > 0, 1.0, 0.0), a mask, is the one that users meet
 
 
 # ---- indexing ------------------------------------------------------------------------------------------------------
@@ -691,7 +776,7 @@ CALLS = {
     "take": lambda x: np.take(x, [2, 0], axis=1) @ np.take(x, [0, 5]),
     "take_along_axis": lambda x: np.take_along_axis(x, np.array([[0], [2]]), 1),
     "where": lambda x: np.where(X > 0, x, 0.0) + np.where(x > 0, 1.0, x),
-    "clip": lambda x: np.clip(x, -0.5, 0.5) + np.clip(x, None, 1.0),
+    "clip": lambda x: np.clip(x, -0.6, 0.6) + np.clip(x, None, 1.0),
     "copy": np.copy,
     "broadcast_to": lambda x: np.broadcast_to(x, (2, 2, 3)),
     "pad": lambda x: np.pad(x, ((1, 0), (0, 2))),
@@ -703,7 +788,7 @@ CALLS = {
     "shape": lambda x: x * np.shape(x)[0] + np.ndim(x) * np.size(x),
     "methods": lambda x: x.sum(axis=0) + x.mean() * x.max(axis=0) - x.min() + x.prod(0) + x.var(0) + x.std(axis=0),
     "more methods": lambda x: x.T.dot(x.reshape(2, 3)).ravel()[:3] + x.flatten()[3:] * x.swapaxes(0, 1).reshape(6)[:3],
-    "even more": lambda x: x.copy().clip(-1, 1).cumsum(axis=1).take([1, 0], axis=0) * x.transpose(1, 0).T.repeat(1, 0),
+    "even more": lambda x: x.copy().clip(-0.9, 0.9).cumsum(axis=1).take([1, 0], axis=0) * x.transpose(1, 0).T.repeat(1, 0),
     "reshape, three ways": lambda x: x.reshape(-1) * x.reshape((6,)) * x.reshape([6]),
     "transpose, three ways": lambda x: x.transpose() + x.transpose(1, 0) + x.transpose((1, 0)),
     "astype": lambda x: x.astype(np.float64).squeeze(),
@@ -781,29 +866,26 @@ def test_a_numpy_function_without_an_op_is_named(call, name):
 
 def test_the_advice_for_a_missing_numpy_function_works():
     t = leaf([1.0, 2.0])
-    with pytest.raises(TypeError, match="detach|data|numpy()"):
+    with pytest.raises(TypeError, match="numpy.allclose") as caught:
         np.allclose(t, [1.0, 2.0])
     assert np.allclose(t.data, [1.0, 2.0])
-    assert np.allclose(t.detach(), [1.0, 2.0])  # BUG: the same TypeError, which said: "or detach() the tensor first"
+    if "detach()" in str(caught.value):
+        assert np.allclose(t.detach(), [1.0, 2.0])  # BUG: the same TypeError: a detached Tensor is a Tensor
 
 
-def test_questions_about_values_need_no_derivative():
-    """isnan and its like give no gradient, as comparisons do, so on a constant there is nothing to lose."""
-    assert np.isnan(mg.tensor([np.nan, 1.0]).data).tolist() == [True, False]
-    # BUG: TypeError even for a constant tensor; a user who looks for a NaN meets it first
-    assert np.asarray(np.isnan(mg.tensor([np.nan, 1.0]))).tolist() == [True, False]
-    assert np.asarray(np.isfinite(mg.tensor([np.nan, 1.0]))).tolist() == [False, True]
+def test_logical_functions_ask_for_truth_not_for_bits():
+    a, b = mg.tensor([1, 2, 0]), mg.tensor([2, 2, 1])
+    assert np.logical_and(a, b).data.tolist() == [True, True, False]  # BUG: [0, 2, 0], the bits that both have
+    assert np.logical_or(a, b).data.tolist() == [True, True, True]
+    assert np.logical_not(a).data.tolist() == [False, False, True]
+    assert np.logical_and(leaf([1.0, 0.0]), [True, True]).data.tolist() == [True, False]
 
 
-def test_keywords_of_numpy_that_mean_the_default_are_taken():
-    t = leaf(X)
-    # BUG: each a TypeError of an inner function, "got an unexpected keyword argument" or "cannot be interpreted"
-    assert np.sum(t, dtype=None, axis=0).shape == (3,)
-    assert np.clip(t, min=0, max=1).shape == (2, 3)
-    assert np.einsum("ij,ij->", t, t, optimize=True).shape == ()
-    assert np.add.reduce(t, axis=0, dtype=None).shape == (3,)
-    assert np.concatenate([t, t], axis=None).shape == (12,)
-    assert np.moveaxis(t[None], (0, 1), (1, 0)).shape == (2, 1, 3)
+def test_both_spellings_of_clip():
+    t = leaf([-1.0, 0.5, 2.0])
+    # BUG: TypeError "<lambda>() got an unexpected keyword argument 'min'"; NumPy has both since 2.1
+    assert np.clip(t, min=0, max=1).data.tolist() == [0.0, 0.5, 1.0]
+    assert np.clip(t, a_min=0, a_max=1).data.tolist() == [0.0, 0.5, 1.0]
 
 
 def test_a_keyword_that_minigrad_lacks_is_named():
@@ -880,6 +962,12 @@ def test_integers_have_reductions_as_in_numpy():
         assert mg.mean(array) == np.mean(array)
         assert mg.min(array) == np.min(array)  # BUG: 56 for uint8 (the negation wraps), TypeError for bool
         assert mg.prod(array) == np.prod(array)  # BUG: int8 and int32 overflow where NumPy's prod widens
+
+
+def test_an_einsum_that_stretches_an_axis_gives_back_the_shape():
+    x = leaf(np.arange(3.0).reshape(1, 3))
+    mg.einsum("ij,kj->ik", x, np.ones((2, 1))).backward(np.ones((1, 2)))
+    assert x.grad.tolist() == [[2.0, 2.0, 2.0]]  # BUG: [[2.0]], of shape (1, 1), and nothing notices
 
 
 def test_logaddexp_has_its_second_derivative_where_both_are_equal():

@@ -9,7 +9,7 @@ import numpy as np
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import exp, subtract
 from minigrad.ops.indexing import take_along_axis
-from minigrad.ops.op import as_value, axis_of
+from minigrad.ops.op import as_value, axis_of, boxed_like
 from minigrad.ops.reductions import logsumexp
 from minigrad.ops.shape import expand_dims, squeeze
 from minigrad.tape import Array, Box, constant
@@ -45,7 +45,7 @@ def cross_entropy(logits: Any, labels: Any, axis: int = -1) -> Any:
     >>> mg.cross_entropy([[0.0, 0.0], [5.0, 0.0]], [0, 0])
     array([0.69314718, 0.00671535])
     """
-    logits = as_value("cross_entropy", logits)
+    logits = boxed_like(as_value("cross_entropy", logits), labels)
     axis = axis_of("cross_entropy", axis, len(logits.shape))
     indices = as_labels("cross_entropy", labels, logits.shape[axis], backend_of(constant(logits)))
     expected = tuple(n for a, n in enumerate(logits.shape) if a != axis)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad.ops.op import MINUS_ONE, ONE, elementwise, untracked
+from minigrad.ops.op import MINUS_ONE, ONE, boxed_like, elementwise, untracked
 from minigrad.ops.where import where
 from minigrad.tape import Array, Value
 
@@ -97,7 +97,7 @@ def divide_dx(out: Value, x: Value, y: Value) -> Value:
 
 @divide.partial
 def divide_dy(out: Value, x: Value, y: Value) -> Value:
-    return -x / (y * y)
+    return -out / y
 
 
 @elementwise
@@ -129,7 +129,7 @@ def power(xp: Any, x: Array, y: Array) -> Array:
 
 @power.partial
 def power_dx(out: Value, x: Value, y: Value) -> Value:
-    if y.__class__ in (int, float):
+    if isinstance(y, int | float):
         return 0.0 if y == 0 else ONE if y == 1 else float(y) * x ** (y - 1)
     # x ** (y - 1) is infinite at x = 0 for y = 0, where the derivative is 0 times it: any finite power does there
     return y * power(x, where(y == 0, 1.0, y - 1.0))
@@ -137,7 +137,7 @@ def power_dx(out: Value, x: Value, y: Value) -> Value:
 
 @power.partial
 def power_dy(out: Value, x: Value, y: Value) -> Value:
-    if x.__class__ in (int, float):
+    if isinstance(x, int | float):
         return 0.0 if x == 0 else out * (math.log(x) if x > 0 else math.nan)
     return out * log(where((x == 0) & (y >= 0), 1.0, x))
 
@@ -476,4 +476,4 @@ def clip(x: Any, lo: Any = None, hi: Any = None) -> Any:
     """
     if lo is None and hi is None:
         raise ValueError("minigrad.clip needs a lower bound, an upper bound, or both")
-    return clip_(x, lo=untracked("clip", "lo", lo), hi=untracked("clip", "hi", hi))
+    return boxed_like(clip_(x, lo=untracked("clip", "lo", lo), hi=untracked("clip", "hi", hi)), lo, hi)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.backend import Backend, backend_of
-from minigrad.ops.op import as_value, axis_of, primitive
+from minigrad.ops.op import as_value, axis_of, boxed_like, primitive
 from minigrad.tape import Array, Value, added, constant
 
 Index = tuple[Any, ...]
@@ -64,7 +64,7 @@ def getitem(x: Any, index: Any) -> Any:
     """
     x = as_value("getitem", x)
     parts = index if isinstance(index, tuple) else (index,)
-    return getitem_(x, index=_checked(x, parts))
+    return boxed_like(getitem_(x, index=_checked(x, parts)), *parts)
 
 
 def _checked(x: Value, parts: Index) -> Index:
@@ -127,7 +127,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
            [1., 2.],
            [3., 4.]])
     """
-    x = as_value("take", x)
+    x = boxed_like(as_value("take", x), indices)
     indices = constant(indices)
     if not hasattr(indices, "dtype"):
         indices = np.asarray(indices, dtype=None if np.size(indices) else np.intp)
@@ -146,7 +146,7 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
     array([[2.],
            [3.]])
     """
-    x = as_value("take_along_axis", x)
+    x = boxed_like(as_value("take_along_axis", x), indices)
     ndim = len(x.shape)
     axis = axis_of("take_along_axis", axis, ndim)
     indices = as_value("take_along_axis", constant(indices))

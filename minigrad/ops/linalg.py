@@ -7,8 +7,8 @@ from typing import Any
 
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import multiply
-from minigrad.ops.op import as_value, primitive
-from minigrad.ops.shape import moveaxis, reshape_, swapaxes
+from minigrad.ops.op import absorbing, as_value, primitive, scaled
+from minigrad.ops.shape import broadcast_to_, moveaxis, reshape_, swapaxes
 from minigrad.tape import Array, Value, constant
 
 # ---- matmul --------------------------------------------------------------------------------------------------------
@@ -28,22 +28,22 @@ def matmul(xp: Any, a: Array, b: Array) -> Array:
 @matmul.vjp(0)
 def matmul_da(g: Value, out: Value, a: Value, b: Value) -> Value:
     if len(b.shape) == 1:
-        return g[..., None] * b
+        return scaled(g[..., None], b)
     if len(a.shape) == 1:
         g = g[..., None, :]  # `unbroadcast` sums the axis away again
-    return matmul(g, swapaxes(b, -1, -2))
+    return absorbing(lambda g, b: matmul(g, swapaxes(b, -1, -2)), g, [b])
 
 
 @matmul.vjp(1)
 def matmul_db(g: Value, out: Value, a: Value, b: Value) -> Value:
     if len(a.shape) == 1:
-        return a * g if len(b.shape) == 1 else a[:, None] * g[..., None, :]
+        return scaled(g, a) if len(b.shape) == 1 else scaled(g[..., None, :], a[:, None])
     if len(b.shape) <= 2:
         # one product over all leading axes, instead of one for each and a sum
         rows = math.prod(a.shape[:-1])
-        flat = reshape_(a, shape=(rows, a.shape[-1]))
-        return matmul(swapaxes(flat, 0, 1), reshape_(g, shape=(rows, *b.shape[1:])))
-    return matmul(swapaxes(a, -1, -2), g)
+        flat, g = reshape_(a, shape=(rows, a.shape[-1])), reshape_(g, shape=(rows, *b.shape[1:]))
+        return absorbing(lambda g, a: matmul(swapaxes(a, 0, 1), g), g, [flat])
+    return absorbing(lambda g, a: matmul(swapaxes(a, -1, -2), g), g, [a])
 
 
 def dot(a: Any, b: Any) -> Any:
@@ -115,10 +115,12 @@ def _einsum_doperand(k: int, g: Value, values: list[Value], inputs: list[str], o
                 factors.append(xp.ones(n, dtype=x.dtype))
                 names.append(label)
             wanted += label
-    gradient = einsum_(*factors, inputs=tuple(names), output=wanted)
-    if gradient.shape != x.shape:  # an axis of size 1 was stretched to the others' size
-        stretched = tuple(a for a, n in enumerate(x.shape) if n == 1 and gradient.shape[a] != 1)
+    gradient = absorbing(lambda *arrays: einsum_(*arrays, inputs=tuple(names), output=wanted), g, factors[1:])
+    stretched = tuple(a for a, n in enumerate(x.shape) if n == 1 and gradient.shape[a] != 1)
+    if stretched:  # this operand was, to the others' size
         gradient = gradient.sum(axis=stretched, keepdims=True)
+    if gradient.shape != x.shape:  # the others were, to this operand's
+        gradient = broadcast_to_(gradient, shape=tuple(x.shape))
     return gradient if gradient.dtype == x.dtype else gradient.astype(x.dtype)
 
 

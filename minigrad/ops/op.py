@@ -46,6 +46,7 @@ class Op:
     structural = False
 
     def __init__(self, forward: Callable[..., Array], name: str | None = None, register: bool = True) -> None:
+        self.__name__ = forward.__name__
         functools.update_wrapper(self, forward)
         signature = inspect.signature(forward)
         self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -59,6 +60,9 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self.__name__  # an op of a module is itself wherever it is copied or pickled to
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         boxed = False
@@ -91,6 +95,8 @@ class Op:
             return out
         record = recorder.get()
         if record is None or out.dtype.kind != "f" or not any(parents):
+            if out.dtype.kind == "c" and any(parents):
+                raise complex_numbers(self.name)
             if getattr(out, "base", None) is not None:
                 for parent in parents:
                     keep(parent, out)  # it may be a view of an array that another record needs
@@ -175,7 +181,10 @@ class Unary(Elementwise):
         backend = BACKEND_OF_TYPE.get(value.__class__)
         if backend is None:
             return self._convert_and_call((x,), static)
-        out = self.forward(backend.xp, value, **static) if static else self.forward(backend.xp, value)
+        try:
+            out = self.forward(backend.xp, value, **static) if static else self.forward(backend.xp, value)
+        except (ValueError, TypeError) as error:
+            raise explained(self.name, (value,), error) from error
         if out.__class__ is not value.__class__:
             out = backend.asarray(out)
         if not boxed:
@@ -233,11 +242,11 @@ class Binary(Elementwise):
         if x_parent.__class__ is Leaf:
             x_held = x_parent.hold(backend)
         elif x_parent is None and a.__class__ is kind:
-            x_held = hold(a, backend)
+            a, x_held = settled(a, out, backend)
         if y_parent.__class__ is Leaf:
             y_held = y_parent.hold(backend)
         elif y_parent is None and b.__class__ is kind:
-            y_held = hold(b, backend)
+            b, y_held = settled(b, out, backend)
         held = y_held if x_held is None else x_held if y_held is None else (x_held, y_held)
         return Box.new(out, record(self, (a, b), (x_parent, y_parent), NO_STATIC, out, held))
 
@@ -315,6 +324,16 @@ ONE, MINUS_ONE = 1.0, -1.0
 """The partial derivatives of ops that pass their input on: told apart by identity, they cost no multiplication."""
 
 
+def settled(array: Array, out: Array, backend: Backend) -> tuple[Array, Hold | None]:
+    """A constant factor as rules need it: read-only for as long as the record lives, or, if of integers, in floats.
+
+    Rules would promote integers to another dtype than the op did.
+    """
+    if array.dtype.kind == "f":
+        return array, hold(array, backend)
+    return array.astype(out.dtype), None
+
+
 def elementwise(forward: Callable[..., Array]) -> Elementwise:
     """Make an elementwise op of `forward(xp, x, **static)` or `forward(xp, x, y, **static)`."""
     inputs = [p for p in inspect.signature(forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
@@ -329,24 +348,17 @@ def primitive(linear: str | None = None) -> Callable[[Callable[..., Array]], Pri
 # ---- what rules share ----------------------------------------------------------------------------------------------
 
 
-class _Scale(Op):
-    """`g * d`, and 0 wherever g is 0, even if d is infinite or NaN: how a careful walk multiplies.
-
-    It is linear in g, and its own derivatives multiply carefully too, so a masked branch stays masked at every order.
-    """
-
-    def pull(
-        self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
-    ) -> list[Value | None]:
-        return [
-            None if want is None else unbroadcast(scale(g, other), value, out, self.name)
-            for want, value, other in zip(wanted, values, reversed(values), strict=True)
-        ]
+class _Careful(Op):
+    """A product of two arrays in which some zeros win over an infinite factor: how a careful walk multiplies."""
 
     def push(
         self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]
     ) -> Value:
-        terms = [scale(t, other) for t, other in zip(tangents, reversed(values), strict=True) if t is not None]
+        terms = [
+            rule(tangent, out, *values)
+            for rule, tangent in zip(self.vjps.values(), tangents, strict=True)
+            if tangent is not None  # a product is linear in each factor: its tangents follow the rules of its gradients
+        ]
         return broadcast_like(terms[0] if len(terms) == 1 else terms[0] + terms[1], out)
 
 
@@ -355,7 +367,54 @@ def _scale(xp: Any, g: Array, d: Array) -> Array:
     return xp.where(xp.equal(g, 0), xp.zeros_like(product), product)
 
 
-scale = _Scale(_scale, "scale")
+scale = _Careful(_scale, "scale")
+"""g * d, and 0 wherever the cotangent g is 0, even where the local derivative d is infinite or NaN."""
+
+
+@scale.vjp(0)
+def scale_dg(h: Value, out: Value, g: Value, d: Value) -> Value:
+    return scale(h, d)
+
+
+@scale.vjp(1)
+def scale_dd(h: Value, out: Value, g: Value, d: Value) -> Value:
+    return absorb(h, g)
+
+
+def _absorb(xp: Any, g: Array, h: Array) -> Array:
+    product = xp.multiply(g, h)
+    return xp.where(xp.logical_or(xp.equal(g, 0), xp.equal(h, 0)), xp.zeros_like(product), product)
+
+
+absorb = _Careful(_absorb, "absorb")
+"""The product of two cotangents, of two orders of differentiation: 0 wherever one of them is."""
+
+
+@absorb.vjp(0)
+def absorb_dg(k: Value, out: Value, g: Value, h: Value) -> Value:
+    return absorb(k, h)
+
+
+@absorb.vjp(1)
+def absorb_dh(k: Value, out: Value, g: Value, h: Value) -> Value:
+    return absorb(k, g)
+
+
+def absorbing(product: Callable[..., Value], g: Value, factors: Sequence[Value]) -> Value:
+    """`product(g, *factors)`, linear in each, in which a zero of g wins over an infinite factor if the walk is careful.
+
+    An element in which a g that is not 0 meets such a factor is what the plain product makes of it.
+    """
+    if not careful.get():
+        return product(g, *factors)
+    xp = backend_of(constant(g)).xp
+    arrays = [constant(factor) for factor in factors]
+    wild = [xp.logical_not(xp.isfinite(array)) for array in arrays]
+    there = (constant(g) != 0).astype(g.dtype)
+    ones = [xp.ones_like(array) for array in arrays]
+    meets = [product(there, *ones[:k], w.astype(g.dtype), *ones[k + 1 :]) > 0 for k, w in enumerate(wild)]
+    plain, tame = product(g, *factors), product(g, *[choose(w, 0.0, f) for w, f in zip(wild, factors, strict=True)])
+    return choose(functools.reduce(xp.logical_or, meets), plain, tame)
 
 
 def scaled(g: Value, d: Value) -> Value:
@@ -363,6 +422,11 @@ def scaled(g: Value, d: Value) -> Value:
     if d is ONE or d is MINUS_ONE:
         return g if d is ONE else -g
     return scale(g, d) if careful.get() and d.__class__ is not float else g * d
+
+
+def choose(condition: Array, x: Value, y: Value) -> Value:
+    """`where`, which has a file of its own and builds on this one."""
+    return REGISTRY["where"](condition, x, y)
 
 
 def unbroadcast(g: Value, like: Value, out: Value, name: str) -> Value:
@@ -379,6 +443,8 @@ def unbroadcast(g: Value, like: Value, out: Value, name: str) -> Value:
         if extra or stretched:
             g = g.sum(axis=(*range(extra), *stretched), keepdims=True).reshape(shape)
     if g.dtype != like.dtype:
+        if g.dtype.kind == "c":
+            raise complex_numbers(name)
         if out.dtype == like.dtype:
             raise TypeError(f"the rule of `{name}` returned a {g.dtype} gradient for an input of {like.dtype}")
         g = g.astype(like.dtype)
@@ -435,6 +501,11 @@ def axes_of(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def boxed_like(out: Value, *args: Any) -> Value:
+    """The result of an op as a Tensor if one of the arguments, perhaps one without derivative, is a Tensor."""
+    return Box.new(out) if not isinstance(out, Box) and any(isinstance(arg, Box) for arg in args) else out
+
+
 def axis_of(name: str, axis: Any, ndim: int) -> int:
     """One axis as a number from 0."""
     return axes_of(name, (axis,), ndim)[0]
@@ -488,8 +559,15 @@ def _holds_box(data: Any) -> bool:
     return isinstance(data, Box) or (isinstance(data, (list, tuple)) and any(_holds_box(part) for part in data))
 
 
+def complex_numbers(name: str) -> TypeError:
+    """The error for a gradient that would need complex numbers."""
+    return TypeError(f"`{name}` gave complex numbers; minigrad differentiates real ones: split them first")
+
+
 def explained(name: str, values: Sequence[Any], error: Exception) -> Exception:
     """The array library's error, with the op and what it got."""
     got = ", ".join(f"{v.dtype}{tuple(v.shape)}" if hasattr(v, "shape") else repr(v) for v in values)
+    if any(hasattr(v, "dtype") and v.dtype.kind not in "biufc" for v in values):
+        return TypeError(f"minigrad.{name}({got}) needs arrays of numbers")
     kind = IndexError if isinstance(error, IndexError) else TypeError if isinstance(error, TypeError) else ValueError
     return kind(f"minigrad.{name}({got}): {error}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad.ops.elementwise import divide, exp, multiply, negative, square, subtract
-from minigrad.ops.op import as_value, axes_of, primitive, scaled
+from minigrad.backend import backend_of
+from minigrad.ops.elementwise import divide, exp, multiply, square, subtract
+from minigrad.ops.op import as_value, axes_of, boxed_like, primitive, scaled
 from minigrad.ops.shape import broadcast_to_, concatenate_, flip, reshape_, transpose_
 from minigrad.ops.where import where
 from minigrad.tape import Array, Value, constant
@@ -76,25 +77,33 @@ def var(x: Any, axis: int | Axes | None = None, keepdims: bool = False, ddof: in
 # ---- max and min ---------------------------------------------------------------------------------------------------
 
 
+def _ties(out: Value, x: Value, axis: Axes) -> Array:
+    """The share of each element in its extremum: 1, or 1/k where k elements tie. It is piecewise constant."""
+    chosen = (constant(x) == _kept(constant(out), x, axis)).astype(x.dtype)
+    return chosen / sum_(chosen, axis=axis, keepdims=True)
+
+
+def extremum_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return multiply(_kept(g, x, axis), _ties(out, x, axis))
+
+
+def extremum_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
+    return sum_(multiply(t, _ties(out, x, axis)), axis=axis, keepdims=keepdims)
+
+
 @primitive()
 def max_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     return xp.max(x, axis=axis, keepdims=keepdims)
 
 
-def _ties(out: Value, x: Value, axis: Axes) -> Array:
-    """The share of each element in its maximum: 1, or 1/k where k elements tie. It is piecewise constant."""
-    largest = constant(x) == _kept(constant(out), x, axis)
-    return largest.astype(x.dtype) / sum_(largest.astype(x.dtype), axis=axis, keepdims=True)
+@primitive()
+def min_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return xp.min(x, axis=axis, keepdims=keepdims)
 
 
-@max_.vjp(0)
-def max_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
-    return multiply(_kept(g, x, axis), _ties(out, x, axis))
-
-
-@max_.jvp(0)
-def max_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
-    return sum_(multiply(t, _ties(out, x, axis)), axis=axis, keepdims=keepdims)
+for _extremum in (max_, min_):
+    _extremum.vjp(0)(extremum_dx)
+    _extremum.jvp(0)(extremum_jvp)
 
 
 def max(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
@@ -113,11 +122,14 @@ def max(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
 def min(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     """The smallest element over the given axes; where k tie, each gets 1/k of the gradient.
 
+    Raises ValueError where there are no elements.
+
     >>> import minigrad as mg
     >>> mg.min([[1.0, 2.0], [3.0, 0.0]], axis=1)
     array([1., 0.])
     """
-    return negative(max(negative(x), axis, keepdims))
+    x = as_value("min", x)
+    return min_(x, axis=axes_of("min", axis, len(x.shape)), keepdims=keepdims)
 
 
 # ---- products ------------------------------------------------------------------------------------------------------
@@ -133,6 +145,9 @@ def prod(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([2., 0.])
     """
     x = as_value("prod", x)
+    if x.dtype.kind in "biu":  # NumPy's product widens small integers, which have no derivative
+        array = constant(x)
+        return boxed_like(backend_of(array).xp.prod(array, axis=axis, keepdims=keepdims), x)
     axes = axes_of("prod", axis, len(x.shape))
     rest = tuple(a for a in range(len(x.shape)) if a not in axes)
     shape = tuple(x.shape)

@@ -80,8 +80,8 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     return transpose_(x, axes=tuple(axes))
 
 
-def moveaxis(x: Any, source: int, destination: int) -> Any:
-    """x with one axis moved to another place, the others in their order.
+def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Any:
+    """x with one axis (or several) moved to another place, the others in their order.
 
     >>> import minigrad as mg
     >>> mg.moveaxis([[[1.0, 2.0, 3.0]]], 2, 0).shape
@@ -89,9 +89,15 @@ def moveaxis(x: Any, source: int, destination: int) -> Any:
     """
     x = as_value("moveaxis", x)
     ndim = len(x.shape)
-    old, new = axis_of("moveaxis", source, ndim), axis_of("moveaxis", destination, ndim)
-    axes = [a for a in range(ndim) if a != old]
-    axes.insert(new, old)
+    old, new = (
+        [axis_of("moveaxis", a, ndim) for a in (given if isinstance(given, tuple | list) else (given,))]
+        for given in (source, destination)
+    )
+    if len(old) != len(new) or len(set(old)) != len(old) or len(set(new)) != len(new):
+        raise ValueError(f"minigrad.moveaxis: {source} and {destination} name as many different axes")
+    axes = [a for a in range(ndim) if a not in old]
+    for place, axis in sorted(zip(new, old, strict=True)):
+        axes.insert(place, axis)
     return transpose_(x, axes=tuple(axes))
 
 
@@ -175,14 +181,16 @@ def concatenate_dxs(
     return gradients
 
 
-def concatenate(xs: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays joined along an axis that they have; they agree in every other.
+def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
+    """Arrays joined along an axis that they have; they agree in every other. With None they are flattened first.
 
     >>> import minigrad as mg
     >>> mg.concatenate([[1.0, 2.0], [3.0]])
     array([1., 2., 3.])
     """
     xs = [as_value("concatenate", x) for x in xs]
+    if axis is None:
+        return concatenate([reshape_(x, shape=(-1,)) for x in xs])
     if not xs:
         raise ValueError("minigrad.concatenate needs at least one array")
     return concatenate_(*xs, axis=axis_of("concatenate", axis, len(xs[0].shape)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.ops.op import primitive
+from minigrad.ops.op import boxed_like, primitive
 from minigrad.tape import Array, Value, constant
 
 
@@ -35,4 +35,4 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     >>> x.grad
     array([0. , 0.5])
     """
-    return where_(constant(condition), x, y)
+    return boxed_like(where_(constant(condition), x, y), condition)
