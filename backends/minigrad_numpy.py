@@ -6,8 +6,8 @@ it imports NumPy and nothing else, as a third party's plug-in would.
 
 from __future__ import annotations
 
-import math
 import contextlib
+import math
 from collections.abc import Iterable
 from typing import Any
 

@@ -476,8 +476,7 @@ def print_medians(samples: Samples, names: list[str]) -> None:
 def print_ratios(samples: Samples, ours: str, others: list[str]) -> None:
     print(f"{ours}, time relative to each (below 1: minigrad is faster):\n")
     ratios = {
-        size: {name: timing.ratio(row, ours, name) for name in others if name in row}
-        for size, row in samples.items()
+        size: {name: timing.ratio(row, ours, name) for name in others if name in row} for size, row in samples.items()
     }
     rows = [[size, *(row.get(name, "-") for name in others)] for size, row in ratios.items()]
     columns = [[row[name] for row in ratios.values() if name in row] for name in others]

@@ -30,9 +30,7 @@ FEWEST_ROUNDS = 5
 SAMPLE = 0.005  # seconds: one sample of a short step lasts about this long
 
 
-def arguments(
-    description: str, contestants: Iterable[str], threads: int, repeats: int
-) -> argparse.ArgumentParser:
+def arguments(description: str, contestants: Iterable[str], threads: int, repeats: int) -> argparse.ArgumentParser:
     """The options that both benchmarks have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=positive, default=threads, help=f"default {threads}")

@@ -417,11 +417,18 @@ class _Checkpoint:
                     "a tensor that a checkpointed function uses got new .data between forward and backward; "
                     "take the optimiser's step after backward()"
                 )
-        trace = self.context.copy().run(_traced_quietly, self.f, values[:count])
+        closed = [record for record in self.captured if isinstance(record, Leaf) and not record.active]
+        for leaf in closed:
+            leaf.active = True  # as when f ran first: transforms in f must see that it is being differentiated
+        try:
+            trace = self.context.copy().run(_traced_quietly, self.f, values[:count])
+        finally:
+            for leaf in closed:
+                leaf.active = False
         targets = [*trace.variables, *self.captured]
         since = min((variable.number for variable in trace.variables), default=0)
         reach = reachable([out.record for out in trace.outputs], since, targets)
-        if reach.older or reach.leaves or reach.idle:
+        if reach.older or reach.leaves:
             raise RuntimeError("a checkpointed function used other tensors when it ran again: it must be pure")
         boxed = any(isinstance(value, Tensor) for value in [*values, *carried])
         return trace, Walk(reach.order, targets, boxed, needed=dependent(reach.order, targets))
@@ -484,7 +491,7 @@ def checkpoint(f: Fn) -> Fn:
         with scoped(tape.recorder, Record):  # a Tape sees the run that counts, the second
             trace = _Trace(of_arrays, inputs, range(len(inputs)))
         reach = reachable([out.record for out in trace.outputs], since, trace.variables)
-        op.captured = [*reach.older, *reach.leaves, *reach.idle]
+        op.captured = [*reach.older, *reach.leaves]
         parents = [value.record if isinstance(value, Tensor) else None for value in inputs] + op.captured
         if not any(parents):
             return trace.result()

@@ -169,9 +169,7 @@ def test_backends_lists_everything_and_survives_broken_plugins(install):
 
 @pytest.mark.parametrize("value", [[1.0], 1.0, None, "text", np.float64(1.0), (np.zeros(2),)])
 def test_a_value_that_is_no_array_is_a_type_error(value):
-    with pytest.raises(
-        TypeError, match=r"expected an array of .*numpy.*, got .*; make one with minigrad\.tensor"
-    ):
+    with pytest.raises(TypeError, match=r"expected an array of .*numpy.*, got .*; make one with minigrad\.tensor"):
         socket.backend_of(value)
 
 
@@ -207,9 +205,7 @@ def test_a_subclass_is_refused_by_a_backend_that_says_nothing_about_subclasses()
     fake = Plain()
     socket.register(fake)
     child = type("Child", (fake.array_type,), {})
-    with pytest.raises(
-        TypeError, match=r"takes arrays of class fake\.arrays\.FakeArray, got its subclass .*Child"
-    ):
+    with pytest.raises(TypeError, match=r"takes arrays of class fake\.arrays\.FakeArray, got its subclass .*Child"):
         socket.backend_of(child())
 
 
@@ -431,9 +427,7 @@ def test_a_broken_cupy_is_told_from_an_absent_one(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     reason = minigrad_cupy.CupyBackend().unusable()
-    assert reason == (
-        "cupy is installed but cannot be imported, so reinstall it: libcudart.so.12: no such file"
-    )
+    assert reason == ("cupy is installed but cannot be imported, so reinstall it: libcudart.so.12: no such file")
 
 
 def test_without_a_gpu_the_plugin_says_so(monkeypatch):

@@ -21,9 +21,7 @@ def origin(module):
     return Path(find_spec(module).origin)
 
 
-@pytest.mark.skipif(
-    "MINIGRAD_TEST_WHEEL" not in os.environ, reason="only `tox -e py` promises to test the wheel"
-)
+@pytest.mark.skipif("MINIGRAD_TEST_WHEEL" not in os.environ, reason="only `tox -e py` promises to test the wheel")
 @pytest.mark.parametrize("module", MODULES)
 def test_tox_tests_the_wheel_and_not_this_checkout(module):
     assert ROOT / "minigrad" not in origin(module).parents
@@ -51,9 +49,7 @@ def test_minigrad_says_that_it_is_typed():
 def test_the_version_stands_in_one_place():
     tree = ast.parse((ROOT / "minigrad" / "__init__.py").read_text())
     (version,) = (
-        node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
+        node.value.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
     )
     assert distribution("minigrad").version == version
     assert "version" in PROJECT["dynamic"]

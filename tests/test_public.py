@@ -26,7 +26,9 @@ DESIGNED = """
 def test_the_list_of_public_names_is_sorted_and_complete():
     assert list(mg.__all__) == sorted(set(mg.__all__))
     public = {name for name, item in vars(mg).items() if not name.startswith("_") and not inspect.ismodule(item)}
-    assert public <= set(mg.__all__)  # BUG: `from minigrad.ops import *` brings PUBLIC, REGISTRY, NON_DIFFERENTIABLE along
+    assert public <= set(
+        mg.__all__
+    )  # BUG: `from minigrad.ops import *` brings PUBLIC, REGISTRY, NON_DIFFERENTIABLE along
     assert set(DESIGNED) <= set(mg.__all__)
 
 

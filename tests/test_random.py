@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-import strict
 
 import minigrad as mg
+import strict
 from minigrad import random
 
 DRAWS = {

@@ -626,7 +626,6 @@ def test_a_body_is_only_asked_what_some_row_asks(unroll, reverse):
     A finished row whose last state meets its last input once more computes inf or NaN there; masked later, it still
     makes 0 * inf = NaN in the gradient of W, or a warning.
     """
-    # BUG: a finished row is computed from (final state, last input), an empty one from its own initial state.
     n = np.array([1, 3, 0, 2])
     draw = draws(0)
     ones = np.ones(2)
@@ -916,7 +915,7 @@ def test_a_body_that_writes_into_its_arguments_spoils_nothing(unroll, boxed):
 @pytest.mark.parametrize("part", ["elems", "init"])
 def test_an_array_that_backward_needs_cannot_be_overwritten(unroll, part):
     """Refilling the batch's buffer before backward would silently change the gradient of W."""
-    # BUG: the slices x[t] are views of a constant; only the view is held, its base stays writeable.
+    # The slices x[t] are views: to hold them is not enough, as long as their base can be written to.
     w = mg.tensor(draws(0)((2, 2)), requires_grad=True)
     given_ = {"elems": np.ones((3, 2)), "init": np.ones(2)}
 
@@ -957,7 +956,6 @@ BROKEN_CARRIES = {
     ),
     "integers": (lambda s, x: {"h": s["h"], "c": np.arange(3)}, ["['c']", "float64", "int64", "astype"]),
     "a number": (lambda s, x: {"h": 0.0, "c": s["c"]}, ["['h']", "(2,)", "()"]),
-    # BUG: the leaf is not named.
     "a string": (lambda s, x: {"h": "no", "c": s["c"]}, ["['h']", "str"]),
     "nothing": (lambda s, x: {"h": None, "c": s["c"]}, ["structure", "None"]),
 }
@@ -1014,7 +1012,6 @@ MISUSES = {
     "a negative length": ((STEP, None, 0.0), {"length": -1}, ValueError, ["length", "-1"]),
     "a string": ((STEP, {"a": "text"}, 0.0), {}, TypeError, ["elems['a']", "str"]),
     "a state of strings": ((STEP, np.ones(3), {"a": "text"}), {}, TypeError, ["initializer['a']", "str"]),
-    # BUG: two messages are Python's own, which name neither scan nor the argument.
     "a length of 2.0": ((STEP, None, 0.0), {"length": 2.0}, TypeError, ["length", "2.0"]),
     "checkpoint 2.5": ((STEP, np.ones(3), 0.0), {"checkpoint": 2.5}, (TypeError, ValueError), ["checkpoint", "2.5"]),
     "checkpoint 0": ((STEP, np.ones(3), 0.0), {"checkpoint": 0}, ValueError, ["checkpoint", "0", "sqrt"]),
@@ -1074,8 +1071,7 @@ def growing(make):
 
 @pytest.mark.parametrize("checkpoint", [None, 1])
 def test_an_output_that_changes_is_refused(checkpoint):
-    # BUG: with checkpoint, structures are compared within a chunk only, and outputs mixed by position;
-    # a changed shape is reported by `stack`, which does not know that it is scan's output, nor which.
+    # Also from one chunk to the next, where mixing them by position would go unnoticed.
     with pytest.raises(TypeError, match=r"output.*\{'p': \*\}.*\{'q': \*\}"):
         mg.scan(
             growing(lambda n: {"p": 1.0} if n < 2 else {"q": 1.0}), np.ones(3), 0.0,
@@ -1089,7 +1085,6 @@ def test_an_output_that_changes_is_refused(checkpoint):
 
 @ways
 def test_an_output_that_is_no_array_is_named(unroll):
-    # BUG: the leaf is not named.
     with pytest.raises(TypeError, match=r"output\['p'\].*object"):
         mg.scan(lambda s, x: (s, {"p": object()}), np.ones(2), 0.0, has_output=True, unroll=unroll)
 
@@ -1134,8 +1129,8 @@ def test_draws_are_new_at_each_step_and_call_and_the_same_each_time(unroll):
 
 @ways
 def test_draws_outside_of_a_scan_are_none_of_its_own(unroll):
-    # BUG: NumPy's SeedSequence pads with zeros, so the keys (seed) and (seed, call 0, step 0) are one;
-    # and it cuts large numbers into words, so that a seed above 2**32 is also a small seed and a call.
+    # NumPy's SeedSequence pads with zeros, so that (seed) and (seed, call 0, step 0) would be one key; and it cuts
+    # large numbers into words, so that a seed above 2**32 would also be a small seed and a call.
     for seed, other in ((1, 1), (2**32 + 5, 5), ((1, 0), (1, 0))):
         outside = as_array(mg.random.normal((), seed=seed))
         _, drawn = mg.scan(
@@ -1223,7 +1218,6 @@ def test_nested_scans_draw_apart(unroll):
 
 @ways
 def test_two_scans_in_one_step_draw_apart(unroll):
-    # BUG: the key of an inner scan's draw does not say which of the step's scans it belongs to.
     def outer(s, x):
         return s, (two_draws(s, unroll), mg.random.normal((), seed=1), two_draws(s, unroll))
 
@@ -1300,7 +1294,6 @@ def test_checkpoints_change_no_second_derivative(unroll, mixture, example, rever
 @ways
 def test_checkpoints_track_what_a_plain_scan_tracks(unroll):
     """An integer state is no more differentiable for having been recomputed."""
-    # BUG: every output of a checkpointed call is tracked, integers too.
     w = mg.tensor(0.5, requires_grad=True)
 
     def run(k):
@@ -1331,7 +1324,7 @@ def test_checkpoints_of_integers_alone(unroll):
 
 @ways
 def test_a_chunk_may_have_no_use_for_its_state(unroll):
-    # BUG: at order 2 the gradient of an unused input is a raw array of zeros, which does not add up with Tensors.
+    # Zeros take the place of its gradient, at order 2 among Tensors.
     def loss(w):
         return (mg.scan(lambda s, x: x * w, np.ones(4), 0.5, unroll=unroll, checkpoint=2) ** 2).sum()
 
@@ -1340,8 +1333,7 @@ def test_a_chunk_may_have_no_use_for_its_state(unroll):
 
 @ways
 def test_a_checkpoint_in_a_checkpoint_keeps_captured_gradients(unroll):
-    # BUG: silently 0: when the outer one runs again, the variable of a finished transform counts for nothing,
-    # so that the inner one does not notice that it captures it.
+    # When the outer one runs again, the transform whose variable the inner one captures has finished.
     def nested(w):
         return mg.checkpoint(mg.checkpoint(lambda x: x * w))(2.0)
 
@@ -1448,7 +1440,7 @@ def test_a_random_scan_inside_of_a_scan(unroll, example, seed):
 @pytest.mark.parametrize("checkpoint", [None, 2])
 @pytest.mark.parametrize("lengths", [None, [3, 0, 5]], ids=["", "lengths"])
 def test_the_uses_of_a_weight_add_up_to_its_gradient(unroll, checkpoint, lengths):
-    # BUG: with checkpoint, records of the forward run that is thrown away stay on the tape without a cotangent.
+    # With checkpoint, the records of the forward run are thrown away; those of the second run count.
     example = cell_example("vanilla", steps=5, rows=3)
     weights = tracked(example.weights)
     with mg.Tape() as tape:
@@ -1586,7 +1578,7 @@ def test_memory_is_linear_in_time_and_checkpoints_save_most_of_it(unroll):
 @ways
 @pytest.mark.parametrize("walk", ["watched", "hvp"])
 def test_memory_is_linear_in_time_whoever_walks(unroll, walk):
-    # BUG: each of T slices of elems gets a gradient of the size of all elems; a Tape and order 2 keep all T of them.
+    # T slices of elems, each with a gradient of the size of all elems, would be kept by a Tape and by order 2.
     def run(steps):
         x, w = draws(0)((steps, 4, 16)), draws(1)((16, 16)) / 16
 
@@ -1709,7 +1701,6 @@ def test_random_bodies_on_the_strict_backend(unroll, example, reverse, seed, dat
 @pytest.mark.parametrize("lengths", [None, "host", "device"])
 def test_how_often_the_host_waits(unroll, lengths, checkpoint):
     """Never in a forward run, but to read lengths that lie on the device; once in a walk, to look for NaN."""
-    # BUG: the indices that replace padding are checked on the device: 4 waits for each leaf of elems.
     example = cell_example("lstm", steps=4, rows=4)
     weights = tracked(on_device(example.weights))
     elems, init = on_device((example.elems, example.init))

@@ -520,7 +520,10 @@ UNARY = {
     "transpose": (mg.transpose, np.transpose),
     "flat": (lambda t: t.reshape(-1), lambda a: a.reshape(-1)),
     "sum": (mg.sum, np.sum),
-    "sum last": (lambda t: t.sum(axis=-1, keepdims=True), lambda a: np.add.reduce(a, axis=range(a.ndim)[-1], keepdims=True)),
+    "sum last": (
+        lambda t: t.sum(axis=-1, keepdims=True),
+        lambda a: np.add.reduce(a, axis=range(a.ndim)[-1], keepdims=True),
+    ),
     "first": (lambda t: t[0], lambda a: a[0]),
     "last": (lambda t: t[..., -1:], lambda a: a[..., -1:]),
     "backwards": (lambda t: t[::-1], lambda a: a[::-1]),
@@ -691,7 +694,9 @@ class GraphMachine(RuleBasedStateMachine):
                 assert tensor.grad is None or not tensor.grad.any()
 
 
-GraphMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=20, deadline=None, derandomize=True, database=None)
+GraphMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=20, deadline=None, derandomize=True, database=None
+)
 TestRandomGraphs = GraphMachine.TestCase
 
 
@@ -746,7 +751,7 @@ def test_both_places_of_one_op_are_uses():
 def test_uses_before_backward_is_an_error():
     W = leaf(3.0)
     with mg.Tape() as records:
-        W * W  # noqa: B018
+        W * W
     with pytest.raises(RuntimeError, match="multiply"):
         records.uses(W)
 
@@ -754,7 +759,7 @@ def test_uses_before_backward_is_an_error():
 def test_a_use_that_the_loss_does_not_depend_on_contributes_nothing():
     W = leaf(3.0)
     with mg.Tape() as records:
-        W * 100  # noqa: B018  # a number that is only looked at
+        W * 100  # a number that is only looked at
         (W * W).backward()
     # BUG: RuntimeError "no backward walk has passed record 0"; the gradient of such a use is known, it is 0
     assert sum(float(use.gradient) for use in records.uses(W)) == W.grad == 6.0
@@ -793,7 +798,7 @@ def test_a_tape_keeps_only_its_block():
     assert x.grad == 6.0
     assert float(records.uses(x)[0].gradient) == 6.0
     with records:
-        x * 5  # noqa: B018  # a tape may be entered again
+        x * 5  # a tape may be entered again
     assert len(records) == 2
 
 
@@ -1068,7 +1073,7 @@ def test_a_tape_and_a_no_grad_belong_to_their_thread():
     def with_a_tape():
         with mg.Tape() as records:
             inside.wait()
-            x * 2  # noqa: B018
+            x * 2
             inside.wait()
         seen.append(("tape", len(records)))
 

@@ -8,9 +8,9 @@ import pickle
 
 import numpy as np
 import pytest
-from strict import StrictArray
 
 import minigrad as mg
+from strict import StrictArray
 
 
 def leaf(data, dtype=None, name=None):
@@ -712,7 +712,9 @@ def test_indexing_is_numpy_s(index):
     weights = np.arange(1.0, out.size + 1).reshape(out.shape)
     out.backward(weights)
     gradient = np.zeros(t.shape)
-    np.add.at(gradient, index if not isinstance(index, list) else np.array(index, dtype=None if index else int), weights)
+    np.add.at(
+        gradient, index if not isinstance(index, list) else np.array(index, dtype=None if index else int), weights
+    )
     np.testing.assert_array_equal(t.grad, gradient)
 
 
@@ -727,7 +729,9 @@ def test_tensors_as_indices():
     assert np.array([1, 2, 3])[mg.tensor([0, 2])].tolist() == [1, 3]
 
 
-@pytest.mark.parametrize("index", [3, -4, (0, 0), [0, 3], np.array([-4]), [True, False], "a", 1.5, [0.5], (slice(0, 1.5),)])
+@pytest.mark.parametrize(
+    "index", [3, -4, (0, 0), [0, 3], np.array([-4]), [True, False], "a", 1.5, [0.5], (slice(0, 1.5),)]
+)
 def test_a_wrong_index_is_an_error(index):
     t = leaf([1.0, 2.0, 3.0])
     with pytest.raises((IndexError, TypeError)):
@@ -758,7 +762,9 @@ CALLS = {
     "var": lambda x: np.var(x, axis=0, ddof=1) + np.std(x, axis=0),
     "prod": lambda x: np.prod(x, axis=0),
     "cumsum": lambda x: np.cumsum(x, axis=1) + np.cumsum(x)[0],
-    "reduce": lambda x: np.add.reduce(x) * np.multiply.reduce(x, axis=0) + np.maximum.reduce(x) - np.minimum.reduce(x, 0),
+    "reduce": lambda x: (
+        np.add.reduce(x) * np.multiply.reduce(x, axis=0) + np.maximum.reduce(x) - np.minimum.reduce(x, 0)
+    ),
     "reshape": lambda x: np.reshape(x, (3, -1)),
     "ravel": np.ravel,
     "transpose": lambda x: np.transpose(x) @ np.transpose(x, (0, 1)),
@@ -788,7 +794,9 @@ CALLS = {
     "shape": lambda x: x * np.shape(x)[0] + np.ndim(x) * np.size(x),
     "methods": lambda x: x.sum(axis=0) + x.mean() * x.max(axis=0) - x.min() + x.prod(0) + x.var(0) + x.std(axis=0),
     "more methods": lambda x: x.T.dot(x.reshape(2, 3)).ravel()[:3] + x.flatten()[3:] * x.swapaxes(0, 1).reshape(6)[:3],
-    "even more": lambda x: x.copy().clip(-0.9, 0.9).cumsum(axis=1).take([1, 0], axis=0) * x.transpose(1, 0).T.repeat(1, 0),
+    "even more": lambda x: (
+        x.copy().clip(-0.9, 0.9).cumsum(axis=1).take([1, 0], axis=0) * x.transpose(1, 0).T.repeat(1, 0)
+    ),
     "reshape, three ways": lambda x: x.reshape(-1) * x.reshape((6,)) * x.reshape([6]),
     "transpose, three ways": lambda x: x.transpose() + x.transpose(1, 0) + x.transpose((1, 0)),
     "astype": lambda x: x.astype(np.float64).squeeze(),

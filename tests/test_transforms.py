@@ -12,6 +12,7 @@ import pytest
 import minigrad as mg
 from minigrad import random
 
+
 def reverse(f):
     """d f / dx of a function of one number, by a walk backwards."""
     return mg.grad(f)

@@ -101,8 +101,10 @@ def test_a_wrong_number_of_leaves_is_an_error(value, extra):
 @common
 @given(trees(st.integers()), trees(st.integers()))
 def test_structures_are_equal_when_the_trees_have_one_form(a, b):
-    same = types_of(a) == types_of(b) and tree.paths(a) == tree.paths(b) and str(tree.flatten(a)[1]) == str(
-        tree.flatten(b)[1]
+    same = (
+        types_of(a) == types_of(b)
+        and tree.paths(a) == tree.paths(b)
+        and str(tree.flatten(a)[1]) == str(tree.flatten(b)[1])
     )
     assert (tree.flatten(a)[1] == tree.flatten(b)[1]) == same
     if not same:

@@ -67,9 +67,7 @@ class CupyBackend:
         elif not isinstance(data, np.ndarray):
             data = self._read(data)
         if data.dtype.kind not in "biufc":
-            raise TypeError(
-                f"a tensor holds numbers or booleans, got dtype {data.dtype}; convert it to numbers first"
-            )
+            raise TypeError(f"a tensor holds numbers or booleans, got dtype {data.dtype}; convert it to numbers first")
         return cp.asarray(data, dtype=dtype)
 
     def _check_device(self, array: Any) -> None:

@@ -75,7 +75,7 @@ def scan(
     results = (state, stacked) if has_output else stacked
     if any(isinstance(leaf, Tensor) for leaf in [*leaves, *carry.leaves]):
         return tree.map(lambda leaf: leaf if isinstance(leaf, Tensor) else Tensor(leaf), results)
-    return results
+    return tree.map(lambda leaf: leaf.array if isinstance(leaf, Tensor) and not leaf.requires_grad else leaf, results)
 
 
 def _steps(leaves: Leaves, structure: tree.Structure, length: int | None) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 
 from minigrad import random
 from minigrad.backend import backend_of
-from minigrad.ops.indexing import getitem_
 from minigrad.ops.op import zeros_like
 from minigrad.ops.shape import broadcast_to_, concatenate_, stack
 from minigrad.ops.unstack import unstack
@@ -26,53 +25,47 @@ def run_loop(problem: Problem, interval: int | None) -> tuple[Any, Any]:
     """The final state, and the stacked outputs (the stacked states if there are none)."""
     steps: list[Leaves] = [[] for _ in range(problem.steps)]
     for leaf in problem.elems:
-        for x, part in zip(steps, unstack(leaf), strict=True):
+        for x, part in zip(steps, unstack(leaf), strict=False):  # padding is cut off
             x.append(part)
     order = range(problem.active)[::-1] if problem.reverse else range(problem.active)
     chunk_size = interval or max(1, len(order))
     state, stacks = problem.carry.leaves, []
-    for i in range(0, len(order), chunk_size):
-        chunk = order[i : i + chunk_size]
-        run = _run if interval is None else _run_again_in_backward
-        state, outputs = run(problem, chunk, [steps[t] for t in chunk], state)
-        stacks.append(outputs)
-    if stacks:
-        outputs = [_joined(parts) for parts in zip(*(stacks[::-1] if problem.reverse else stacks), strict=True)]
-    else:
-        outputs = _stacks_of_nothing(problem)
+    with random.steps() as enter:
+        for i in range(0, len(order), chunk_size):
+            chunk = order[i : i + chunk_size]
+            run = _run if interval is None else _run_again_in_backward
+            state, outputs = run(problem, chunk, enter, [steps[t] for t in chunk], state)
+            stacks.append(outputs)
+        if stacks:
+            outputs = [_joined(parts) for parts in zip(*(stacks[::-1] if problem.reverse else stacks), strict=True)]
+        else:
+            outputs = _stacks_of_nothing(problem, enter)
     outputs = _with_idle_steps(problem, state, outputs)
     assert problem.output_structure is not None  # noqa: S101  # `fn` was called at least once
     return problem.carry.structure.build(state), problem.output_structure.build(outputs)
 
 
-def _run(problem: Problem, chunk: Sequence[int], xs: Sequence[Leaves], state: Leaves) -> tuple[Leaves, Leaves]:
+def _run(
+    problem: Problem, chunk: Sequence[int], enter: Callable[[int], None], xs: Sequence[Leaves], state: Leaves
+) -> tuple[Leaves, Leaves]:
     """Some steps: the state after them, and the outputs of each, stacked in the order of time."""
     outputs: list[Leaves] = []
-    with random.steps() as enter:
-        for t, x in zip(chunk, xs, strict=True):
-            enter(t)
-            state, output = _step(problem, t, x, state)
-            outputs.append(output)
+    for t, x in zip(chunk, xs, strict=True):
+        enter(t)
+        state, output = _step(problem, t, x, state)
+        outputs.append(output)
     return state, [stack(column) for column in zip(*(outputs[::-1] if problem.reverse else outputs), strict=True)]
 
 
 def _step(problem: Problem, t: int, x: Leaves, state: Leaves) -> tuple[Leaves, Leaves]:
-    """One step. A row that has ended does once more what a row that goes on does, and its results are dropped.
-
-    So padding never enters the arithmetic, and `fn` is only asked what some row asks. Zeros flow back to the row that
-    was repeated.
-    """
+    """One step. A row that has ended does its own first step again, and its results are dropped: see `Problem`."""
     if problem.rows is None or (problem.rows > t).all():
         return problem.call(state, x)
     going = problem.rows > t
-    source = np.where(going, np.arange(len(going)), going.argmax())
-    new, output = problem.call([_rows(leaf, source) for leaf in state], [_rows(leaf, source) for leaf in x])
+    spare = [_chosen(going, leaf, other) for leaf, other in zip(state, problem.spare_state, strict=True)]
+    new, output = problem.call(spare, x)
     new = [_chosen(going, leaf, old) for leaf, old in zip(new, state, strict=True)]
     return new, [_chosen(going, leaf, zeros_like(leaf)) for leaf in output] if problem.has_output else new
-
-
-def _rows(leaf: Value, source: np.ndarray[Any, Any]) -> Value:
-    return getitem_(leaf, index=(backend_of(constant(leaf)).asarray(source),))
 
 
 def _chosen(going: np.ndarray[Any, Any], new: Value, otherwise: Value) -> Value:
@@ -82,12 +75,12 @@ def _chosen(going: np.ndarray[Any, Any], new: Value, otherwise: Value) -> Value:
 
 
 def _run_again_in_backward(
-    problem: Problem, chunk: Sequence[int], xs: Sequence[Leaves], state: Leaves
+    problem: Problem, chunk: Sequence[int], enter: Callable[[int], None], xs: Sequence[Leaves], state: Leaves
 ) -> tuple[Leaves, Leaves]:
     """`_run`, remembering only what goes in."""
 
     def run(xs: Sequence[Leaves], state: Leaves) -> tuple[Leaves, Leaves]:
-        return _run(problem, chunk, xs, state)
+        return _run(problem, chunk, enter, xs, state)
 
     return checkpoint(run)(xs, state)  # type: ignore[no-any-return]
 
@@ -116,14 +109,14 @@ def _with_idle_steps(problem: Problem, state: Leaves, outputs: Leaves) -> Leaves
     return padded
 
 
-def _stacks_of_nothing(problem: Problem) -> Leaves:
+def _stacks_of_nothing(problem: Problem, enter: Callable[[int], None]) -> Leaves:
     """The stacks of no steps. The shapes of outputs are those that `fn` gives for an input of zeros."""
     if not problem.has_output:
         return [_empty(leaf) for leaf in problem.carry.leaves]
     blank = [_blank(leaf) for leaf in problem.elems]
     since = next_number()
     quietly = scoped(recorder, recorder.get() and Record)  # on no Tape: this is no step
-    with quietly, np.errstate(all="ignore"), random.steps() as enter:
+    with quietly, np.errstate(all="ignore"):
         enter(0)
         _, outputs = problem.call(problem.carry.leaves, blank)
     return [_behind(_empty(out), out, since) for out in outputs]

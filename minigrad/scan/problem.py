@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 
 from minigrad import tree
+from minigrad.backend import backend_of
+from minigrad.ops.indexing import getitem_
 from minigrad.scan.carry import Carry, Leaves, as_leaves, form
+from minigrad.tape import Value, constant
+from minigrad.tensor import Tensor
 
 
 class Problem:
@@ -34,12 +38,30 @@ class Problem:
         self.rows = rows
         self.steps = steps
         self.active = steps if rows is None else int(rows.max(initial=0))  # no row has more steps
+        self.spare_state = carry.leaves
+        if rows is not None and self.active and rows.min() < self.active:
+            self._replace_padding(rows)
         self.output_structure = None if has_output else carry.structure
         self._output_forms: list[str] | None = None
 
+    def _replace_padding(self, rows: np.ndarray[Any, Any]) -> None:
+        """Give every row something to do where it has no step of its own: its first step, from its first state.
+
+        An empty row does that of the longest one. So padding never enters the arithmetic, and `fn` is only asked what
+        some row asks; zeros flow back. (What `fn` captures for each row stays with its row: that is an empty row's
+        own still.)
+        """
+        row = np.where(rows > 0, np.arange(len(rows)), rows.argmax())
+        t = np.arange(self.active)[:, None]
+        t = np.where(t < rows, t, rows[row] - 1 if self.reverse else 0)
+        self.elems = [_cut(leaf, t, row) for leaf in self.elems]
+        if rows.min() == 0:
+            self.spare_state = [_cut(leaf, row) for leaf in self.carry.leaves]
+
     def call(self, state: Leaves, x: Leaves) -> tuple[Leaves, Leaves]:
         """One step of `fn`: the leaves of the new state, and of the output (of the state if there is none)."""
-        result = self.fn(self.carry.structure.build(state), self.structure.build(x))
+        # Tensors, also of arrays: `s += x` in a body then makes a new one, and does not write into what was given.
+        result = self.fn(self.carry.structure.build(_tensors(state)), self.structure.build(_tensors(x)))
         if not self.has_output:
             new = self.carry.check(result)
             return new, new
@@ -73,3 +95,11 @@ class Problem:
                     f"with {len(self.rows)} lengths, output{path} of scan's fn is ({len(self.rows)}, ...): "
                     f"rows are its axis 0; got shape {tuple(out.shape)}"
                 )
+
+
+def _tensors(leaves: Leaves) -> list[Tensor]:
+    return [leaf if isinstance(leaf, Tensor) else Tensor(leaf) for leaf in leaves]
+
+
+def _cut(leaf: Value, *index: np.ndarray[Any, Any]) -> Value:
+    return getitem_(leaf, index=tuple(backend_of(constant(leaf)).asarray(part) for part in index))

@@ -200,9 +200,7 @@ class StrictArray:
     # NumPy must not take it for one of its own
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. Use the backend's to_host, explicitly."
-        )
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Use the backend's to_host, explicitly.")
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(dispatches(value, "__array_ufunc__") for value in inputs):

@@ -31,13 +31,10 @@ NO_ARRAY = frozenset("zeros ones empty full arange linspace logspace eye identit
 SEQUENCE = frozenset("concatenate concat stack vstack hstack dstack column_stack".split())
 EVERY_ARRAY = frozenset("broadcast_arrays meshgrid ix_".split())
 TWO_ARRAYS = frozenset(
-    "matmul dot inner outer vdot tensordot kron cross take_along_axis array_equal allclose "
-    "searchsorted isin".split()
+    "matmul dot inner outer vdot tensordot kron cross take_along_axis array_equal allclose searchsorted isin".split()
 )
 POSITIONS = frozenset("take repeat".split())  # the second argument is an index
-SYNCHRONISING = frozenset(
-    "nonzero flatnonzero argwhere unique extract compress union1d setdiff1d trim_zeros".split()
-)
+SYNCHRONISING = frozenset("nonzero flatnonzero argwhere unique extract compress union1d setdiff1d trim_zeros".split())
 
 
 class StrictNamespace:

@@ -20,9 +20,7 @@ EXPANDED = {"linalg"}  # submodules whose functions are listed too
 def lines(cupy: Any) -> list[str]:
     """Return the lines of the file for this cupy, without the heading."""
     members = (name for name in dir(cupy.ndarray) if not name.startswith("_"))
-    return sorted(
-        [*of_module(cupy, cupy, ""), *(of_member(name, getattr(cupy.ndarray, name)) for name in members)]
-    )
+    return sorted([*of_module(cupy, cupy, ""), *(of_member(name, getattr(cupy.ndarray, name)) for name in members)])
 
 
 def of_module(cupy: Any, module: ModuleType, prefix: str) -> Iterator[str]:
@@ -64,9 +62,7 @@ def arguments_of(function: Any) -> str:
 
 def with_defaults(parameters: list[inspect.Parameter]) -> str:
     """Return Python's text for the parameters, every default written as None: only the names matter here."""
-    plain = [
-        p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None) for p in parameters
-    ]
+    plain = [p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None) for p in parameters]
     return str(inspect.Signature(plain))[1:-1]
 
 

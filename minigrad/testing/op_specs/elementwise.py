@@ -145,6 +145,8 @@ register_spec(
 binary("add", np.add, linear="jointly", exact=True)
 binary("subtract", np.subtract, linear="jointly", exact=True)
 binary("multiply", np.multiply, linear="each", exact=True)
+binary("scale", np.multiply, linear="each", exact=True)
+binary("absorb", np.multiply, linear="each", exact=True)
 binary("divide", np.divide, (Domain(), Domain(avoid=(0.0,), margin=0.5)))
 TIES = ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
 binary(
