@@ -72,8 +72,6 @@ class Record:
         self.out = out
         self.number = next(_numbers)
         self.held = held
-        self.lent: Any = None  # holds on what others got to see of this record's arrays
-
     def free(self) -> None:
         """Let go of what backward needed; the record stays, so that a second walk can say which op it misses."""
         self.values = self.out = self.held = None
@@ -107,25 +105,23 @@ class Leaf(Record):
     It is `active` while somebody may want its gradient, which `backward` adds to `grad`.
     """
 
-    __slots__ = ("active", "grad", "name", "_hold")
+    __slots__ = ("active", "grad", "name", "live_hold")
 
     def __init__(self, array: Array, name: str | None = None) -> None:
         super().__init__(LEAF, (), (), {}, array, None)
         self.active = True
         self.grad: Array | None = None
         self.name = name
-        self._hold: Callable[[], Hold | None] = _no_hold
+        self.live_hold: Callable[[], Hold | None] = no_hold  # a weak reference: the hold, as long as a record has it
 
     def hold(self, backend: Backend) -> Hold | None:
-        """The hold on this leaf's array, as long as some record has it."""
-        held = self._hold()
-        if held is None or held.array is not self.out:
-            held = hold(self.out, backend)
-            self._hold = _no_hold if held is None else weakref.ref(held)
+        """A hold on this leaf's array; ops look at `live_hold` first."""
+        held = hold(self.out, backend)
+        self.live_hold = no_hold if held is None else weakref.ref(held)
         return held
 
 
-def _no_hold() -> None:
+def no_hold() -> None:
     """What a weak reference to no hold would answer."""
 
 
@@ -159,8 +155,9 @@ def keep(record: Record | None, array: Array) -> None:
         held = held or hold(array, backend_of(array))
         if held is None:
             return
-        if held is not record.lent and not (record.lent.__class__ is list and held in record.lent):
-            record.lent = held if record.lent is None else [held, record.lent]
+        lent: Any = getattr(record, "lent", None)  # holds on what others got to see; the slot is empty until then
+        if held is not lent and not (lent.__class__ is list and held in lent):
+            record.lent = held if lent is None else [held, lent]
         # a view shows what the record before made
         record = record.parents[0] if record.parents and getattr(array, "base", None) is not None else None
 

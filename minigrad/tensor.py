@@ -55,6 +55,7 @@ class Tensor(Box):
         self.array = array
         if self.record is not None:
             self.record.out = array
+            self.record.live_hold = tape.no_hold
 
     @property
     def grad(self) -> Array | None:

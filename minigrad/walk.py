@@ -153,7 +153,7 @@ class Walk:
                 return walk()
 
     def _pull_back(self, roots: Sequence[tuple[Record, Value]]) -> list[Value | None]:
-        needed = self.needed
+        boxed, needed = self.boxed, self.needed
         totals: dict[Record, Value] = {}
         owned: set[Record] = set()  # whose total is a buffer of this walk, so that it may be added to in place
         for record, g in roots:
@@ -166,7 +166,7 @@ class Walk:
             op, parents = record.op, record.parents
             if needed is not None:
                 parents = [parent if parent in needed else None for parent in parents]
-            slowly = self.boxed or record.__class__ is WatchedRecord
+            slowly = boxed or record.__class__ is WatchedRecord
             if op.pull_into is not None and (not slowly or op.structural):
                 parent: Any = parents[0]
                 totals[parent] = op.pull_into(totals.get(parent), parent in owned, g, record.values, record.static)
@@ -183,7 +183,8 @@ class Walk:
                     totals[parent] = gradient
                 else:
                     totals[parent] = added(totals[parent], gradient)
-                    owned.discard(parent)
+                    if owned:
+                        owned.discard(parent)
         return [totals.get(target) for target in self.targets]
 
     def _pull_slowly(self, record: Record, g: Value, wanted: Sequence[Record | None]) -> Sequence[Value | None]:

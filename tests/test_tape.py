@@ -1066,6 +1066,18 @@ def test_two_threads_differentiate_at_once():
     assert wide.flags.writeable
 
 
+def test_threads_that_share_a_leaf_lose_no_gradient():
+    w, times = leaf([1.0]), 1500
+
+    def job():
+        for _ in range(times):
+            (w * 1.0).backward([1.0])
+
+    in_threads(job, job, job)
+    assert w.grad.tolist() == [3.0 * times]  # BUG: some are lost, `leaf.grad = leaf.grad + gradient` is not atomic
+    assert w.data.flags.writeable
+
+
 def test_a_tape_and_a_no_grad_belong_to_their_thread():
     x = leaf(1.0)
     inside, seen = threading.Barrier(2, timeout=10), []

@@ -192,7 +192,7 @@ class Unary(Elementwise):
         parent, record = x.record, recorder.get()
         if parent is None or record is None:
             return Box.new(out)
-        held = parent.hold(backend) if parent.__class__ is Leaf else None
+        held = (parent.live_hold() or parent.hold(backend)) if parent.__class__ is Leaf else None
         return Box.new(out, record(self, (value,), (parent,), static, out, held))
 
     __call__ = apply  # operators use `apply`: Python calls a method faster than an object
@@ -240,11 +240,11 @@ class Binary(Elementwise):
         x_held: Hold | None = None
         y_held: Hold | None = None
         if x_parent.__class__ is Leaf:
-            x_held = x_parent.hold(backend)
+            x_held = x_parent.live_hold() or x_parent.hold(backend)
         elif x_parent is None and a.__class__ is kind:
             a, x_held = settled(a, out, backend)
         if y_parent.__class__ is Leaf:
-            y_held = y_parent.hold(backend)
+            y_held = y_parent.live_hold() or y_parent.hold(backend)
         elif y_parent is None and b.__class__ is kind:
             b, y_held = settled(b, out, backend)
         held = y_held if x_held is None else x_held if y_held is None else (x_held, y_held)
