@@ -55,6 +55,7 @@ class Record:
     """One op that was computed: `out = op(*values, **static)`; `parents[i]` made `values[i]`, or is None."""
 
     __slots__ = ("op", "values", "parents", "static", "out", "number", "held", "lent", "__weakref__")
+    lent: Any  # holds on what others got to see; `keep` fills the slot
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Record:
         self.out = out
         self.number = next(_numbers)
         self.held = held
+
     def free(self) -> None:
         """Let go of what backward needed; the record stays, so that a second walk can say which op it misses."""
         self.values = self.out = self.held = None
@@ -150,12 +152,12 @@ def next_number() -> int:
 
 def keep(record: Record | None, array: Array) -> None:
     """Lend an array that a record may need to somebody who could write to it: read-only while the record needs it."""
-    held = None
+    held: Any = None
     while record is not None and record.__class__ is not Leaf and record.values is not None:
         held = held or hold(array, backend_of(array))
         if held is None:
             return
-        lent: Any = getattr(record, "lent", None)  # holds on what others got to see; the slot is empty until then
+        lent = getattr(record, "lent", None)
         if held is not lent and not (lent.__class__ is list and held in lent):
             record.lent = held if lent is None else [held, lent]
         # a view shows what the record before made

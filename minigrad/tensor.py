@@ -571,8 +571,10 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[..., Any]:
 
 
 def _logaddexp(a: Any, b: Any) -> Any:
-    dtype = (a if isinstance(a, Tensor) else b).dtype  # a Python number is weak
-    a, b = (x if hasattr(x, "dtype") else asarray(x, dtype) for x in (a, b))
+    a, b = as_values("logaddexp", [a, b])
+    dtype = np.result_type(*[x.dtype if hasattr(x, "dtype") else x for x in (a, b)])  # a Python number is weak
+    backend = backend_of(constant(a if hasattr(a, "dtype") else b))
+    a, b = (x if hasattr(x, "dtype") else backend.asarray(x, dtype) for x in (a, b))
     shape = np.broadcast_shapes(a.shape, b.shape)
     return ops.logsumexp(ops.stack([ops.broadcast_to(a, shape), ops.broadcast_to(b, shape)]), axis=0)
 

@@ -7,6 +7,7 @@ they are recorded themselves, and higher orders need nothing more.
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -141,10 +142,12 @@ class Walk:
 
         Rules are linear in what they carry, so a NaN reaches the results unless a selection drops it, and then the
         careful walk would have dropped a zero there: a result without NaN is right. So care costs one look at the
-        results, and a masked branch still cannot poison a gradient.
+        results, and a masked branch still cannot poison a gradient. A walk that is recorded is careful at once: its
+        products must say which factor is a cotangent to the walks over them.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            if not careful.get() and not (self.order and type(self.order[-1]) is WatchedRecord):
+            watched = bool(self.order) and type(self.order[-1]) is WatchedRecord
+            if not (careful.get() or self.boxed or watched):
                 results = walk()
                 arrays = [constant(value) for value in results if value is not None]
                 if not arrays or not backend_of(arrays[0]).any_nan(arrays):
@@ -223,6 +226,9 @@ def _boxed(record: Record) -> Any:
     return record.out if record.out.__class__ is tuple else Box.new(record.out, record)
 
 
+_delivering = threading.Lock()  # threads may share a leaf
+
+
 def backward(root: Record, g: Array, retain: bool) -> None:
     """Add the gradient of every active leaf below `root` to its `grad`, then free the records unless `retain`.
 
@@ -233,9 +239,10 @@ def backward(root: Record, g: Array, retain: bool) -> None:
         raise RuntimeError("backward() found nothing below this tensor that requires a gradient")
     needed = dependent(order, leaves) if idle else None
     gradients = Walk(order, leaves, boxed=False, needed=needed).pull_back([(root, g)])
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None:
-            leaf.grad = gradient.copy() if leaf.grad is None else added(leaf.grad, gradient)
+    with _delivering:
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                leaf.grad = gradient.copy() if leaf.grad is None else added(leaf.grad, gradient)
     if not retain:
         for record in order:
             record.free()

@@ -241,7 +241,7 @@ class TestUseBackend:
         assert in_thread(current) == "one"
 
     def test_blocks_nest_and_end_well_on_exceptions(self):
-        with pytest.raises(ZeroDivisionError), socket.use_backend("one"):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError), socket.use_backend("one"):
             with socket.use_backend("two"), socket.use_backend("numpy"):
                 assert current() == "numpy"
             assert current() == "one"

@@ -184,7 +184,7 @@ def test_a_narrow_uniform_stays_below_its_upper_end(monkeypatch):
             return np.full(shape, 1 - 2.0**-53 if dtype == np.float64 else 1 - 2.0**-24, dtype)
 
     monkeypatch.setattr(random, "generator", lambda seed: Largest())
-    assert random.uniform(3, seed=0, dtype="float32").data.max() < 1.0  # BUG: 1.0
+    assert random.uniform(3, seed=0, dtype="float32").data.max() < 1.0
 
 
 def test_a_draw_is_a_constant_of_the_trace():

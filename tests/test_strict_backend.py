@@ -188,7 +188,7 @@ def test_operators_agree_with_numpy():
     same(abs(-a), x)
     same(a @ b.mT, x @ y.mT)
     same(a < b, x < y)
-    same(a == a, x == x)  # noqa: PLR0124
+    same(a == a, x == x)
     same((a > 3) & ~(a > 5), (x > 3) & ~(x > 5))
     quotient, remainder = divmod(a, b)
     same(quotient, x // y)

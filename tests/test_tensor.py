@@ -220,7 +220,7 @@ def test_grad_takes_an_array_of_the_same_kind_only():
 def test_a_grad_that_is_no_array_is_refused_in_words(bad):
     t = leaf([1.0, 2.0])
     with pytest.raises((TypeError, ValueError), match="grad"):
-        t.grad = bad  # BUG: AttributeError: 'float' object has no attribute 'shape'
+        t.grad = bad
 
 
 # ---- leaving the tape ----------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_backends_do_not_mix(strict):
         lambda: mg.matmul(here, there),
         lambda: mg.concatenate([here, there]),
         lambda: mg.where(here.data > 0, there, there),
-        lambda: here == there,  # BUG: refused by the array library, in its words; a comparison is no op
+        lambda: here == there,
     ):
         with pytest.raises(TypeError, match="backends.*Tensor.to"):
             op()
@@ -382,8 +382,9 @@ OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv, operato
 @pytest.mark.parametrize("other", [np.array([0.5, 2.0]), [0.5, 2.0], 2.0, 3, np.float64(1.5), np.array(2.0)], ids=repr)
 def test_operators_on_both_sides(op, other):
     if op is operator.matmul and np.ndim(other) == 0:
-        pytest.raises(ValueError, op, leaf([1.0, 2.0]), other)
-        pytest.raises(ValueError, op, other, leaf([1.0, 2.0]))
+        for a, b in ((leaf([1.0, 2.0]), other), (other, leaf([1.0, 2.0]))):
+            with pytest.raises(ValueError, match="matmul"):
+                op(a, b)
         return
     t = leaf([1.0, 2.0])
     for ours, theirs in ((op(t, other), op(t.data, other)), (op(other, t), op(other, t.data))):
@@ -481,7 +482,6 @@ def test_python_s_own_functions():
 
 def test_logic_on_masks_with_an_array_on_the_left():
     mask, t = np.array([True, True, False]), mg.tensor([1.0, 2.0, 3.0])
-    # BUG: TypeError "numpy.bitwise_and has no minigrad op"; `t & mask` works
     assert (mask & (t > 1)).data.tolist() == [False, True, False]
     assert (mask | (t > 1)).data.tolist() == [True, True, True]
     assert (mask ^ (t > 1)).data.tolist() == [True, False, True]
@@ -559,13 +559,9 @@ INTEGERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint3
     [
         (lambda x, n: x * n, lambda x, n: x * n, lambda x, n: n, lambda x, n: 0 * x),
         (lambda x, n: n - x, lambda x, n: n - x, lambda x, n: -1 + 0 * x, lambda x, n: 0 * x),
-        # BUG, next: TypeError "the rule of `divide` returned a float64 gradient" for narrow floats
         (lambda x, n: x / n, lambda x, n: x / n, lambda x, n: 1 / n, lambda x, n: 0 * x),
-        # BUG, next: silently wrong, -n wraps for unsigned n (1020 instead of -4); TypeError for booleans
         (lambda x, n: n / x, lambda x, n: n / x, lambda x, n: -n / x**2, lambda x, n: 2 * n / x**3),
-        # BUG, next: TypeErrors like those of division
         (lambda x, n: x**n, lambda x, n: x**n, lambda x, n: n * x ** (n - 1), lambda x, n: n * (n - 1) * x ** (n - 2)),
-        # BUG, next: TypeErrors at both orders; at order 2 for any array as base, see below
         (lambda x, n: n**x, lambda x, n: n**x, lambda x, n: n**x * np.log(n), lambda x, n: n**x * np.log(n) ** 2),
         (mg.maximum, np.maximum, lambda x, n: (x > n) * 1.0, lambda x, n: 0 * x),
     ],
@@ -593,7 +589,6 @@ def test_constants_of_any_integer_dtype(op, value, slope, curve, dtype, integer)
 @pytest.mark.parametrize("base", [np.array([2.0, 3.0]), mg.tensor([2.0, 3.0])], ids=["array", "Tensor"])
 def test_a_constant_base_at_order_two(base):
     x = np.array([0.5, 1.5])
-    # BUG for an array: TypeError "numpy.bitwise_and has no minigrad op", from `(x == 0) & (y >= 0)` in power's rule
     h = mg.hvp(lambda x: mg.power(base, x).sum(), (x,), (np.ones(2),))[0]
     b = np.array([2.0, 3.0])
     np.testing.assert_allclose(np.asarray(h), b**x * np.log(b) ** 2, rtol=1e-14)
@@ -603,13 +598,12 @@ def test_a_quotient_s_gradient_neither_overflows_nor_underflows():
     for scale in (np.float32(1e25), np.float32(1e-25)):
         y = leaf(np.array([scale]))
         (np.array([scale]) / y).backward([1.0])
-        # BUG: -x / (y * y) is -0 and -inf; -out / y is right
         np.testing.assert_allclose(y.grad, -1 / scale, rtol=1e-6)
 
 
 def test_a_boolean_exponent_or_base_keeps_the_dtype():
     t = leaf([1.0, 2.0], "float32")
-    (t**True).backward([1.0, 1.0])  # BUG: TypeError "the rule of `power` returned a float64 gradient"
+    (t**True).backward([1.0, 1.0])
     assert t.grad.tolist() == [1.0, 1.0]
     (True**t).backward([1.0, 1.0])
     assert t.grad.tolist() == [1.0, 1.0]
@@ -687,7 +681,7 @@ def test_one_tensor_makes_a_tensor():
 )
 def test_a_tensor_among_the_arguments_without_derivative_makes_a_tensor_too(call):
     out = call(np.array([1.0, 2.0]), mg.tensor([1.0, 2.0]))
-    assert isinstance(out, mg.Tensor)  # BUG: an array; where(t > 0, 1.0, 0.0), a mask, is the one that users meet
+    assert isinstance(out, mg.Tensor)
 
 
 # ---- indexing ------------------------------------------------------------------------------------------------------
@@ -737,7 +731,7 @@ def test_a_wrong_index_is_an_error(index):
     with pytest.raises((IndexError, TypeError)):
         t[index]
     with pytest.raises((IndexError, TypeError)):
-        t.data[index if not isinstance(index, tuple) else index]
+        t.data[index]
 
 
 # ---- NumPy's functions and methods ---------------------------------------------------------------------------------
@@ -878,12 +872,12 @@ def test_the_advice_for_a_missing_numpy_function_works():
         np.allclose(t, [1.0, 2.0])
     assert np.allclose(t.data, [1.0, 2.0])
     if "detach()" in str(caught.value):
-        assert np.allclose(t.detach(), [1.0, 2.0])  # BUG: the same TypeError: a detached Tensor is a Tensor
+        assert np.allclose(t.detach(), [1.0, 2.0])
 
 
 def test_logical_functions_ask_for_truth_not_for_bits():
     a, b = mg.tensor([1, 2, 0]), mg.tensor([2, 2, 1])
-    assert np.logical_and(a, b).data.tolist() == [True, True, False]  # BUG: [0, 2, 0], the bits that both have
+    assert np.logical_and(a, b).data.tolist() == [True, True, False]
     assert np.logical_or(a, b).data.tolist() == [True, True, True]
     assert np.logical_not(a).data.tolist() == [False, False, True]
     assert np.logical_and(leaf([1.0, 0.0]), [True, True]).data.tolist() == [True, False]
@@ -891,7 +885,6 @@ def test_logical_functions_ask_for_truth_not_for_bits():
 
 def test_both_spellings_of_clip():
     t = leaf([-1.0, 0.5, 2.0])
-    # BUG: TypeError "<lambda>() got an unexpected keyword argument 'min'"; NumPy has both since 2.1
     assert np.clip(t, min=0, max=1).data.tolist() == [0.0, 0.5, 1.0]
     assert np.clip(t, a_min=0, a_max=1).data.tolist() == [0.0, 0.5, 1.0]
 
@@ -980,7 +973,7 @@ def test_integers_have_reductions_as_in_numpy():
 def test_an_einsum_that_stretches_an_axis_gives_back_the_shape():
     x = leaf(np.arange(3.0).reshape(1, 3))
     mg.einsum("ij,kj->ik", x, np.ones((2, 1))).backward(np.ones((1, 2)))
-    assert x.grad.tolist() == [[2.0, 2.0, 2.0]]  # BUG: [[2.0]], of shape (1, 1), and nothing notices
+    assert x.grad.tolist() == [[2.0, 2.0, 2.0]]
 
 
 def test_an_einsum_of_one_operand_whose_gradient_is_nan():
@@ -994,8 +987,8 @@ def test_an_einsum_of_one_operand_whose_gradient_is_nan():
 
 def test_logaddexp_is_numpy_s():
     minus = -np.inf
-    for a, b in (([1, 2], 0.5), ([True], 0.5), ([1.0, 2.0], [0, 1]), ([1.0, minus, 0.0], minus), ([1.0], np.float64(2))):
-        # BUG: an integer tensor truncates the number beside it (1.313 for 1.474); a warning where both are -inf
+    # BUG: an integer tensor truncates the number beside it (1.313 for 1.474), and twice -inf warns
+    for a, b in (([1, 2], 0.5), ([True], 0.5), ([1.0], [0, 1]), ([1.0, minus], minus), ([1.0], np.float64(2))):
         np.testing.assert_allclose(np.asarray(np.logaddexp(mg.tensor(a), b)), np.logaddexp(a, b), rtol=1e-15)
         np.testing.assert_allclose(np.asarray(np.logaddexp(b, mg.tensor(a))), np.logaddexp(a, b), rtol=1e-15)
     narrow = mg.tensor([1.0], dtype="float32")
@@ -1015,7 +1008,7 @@ def test_logsumexp_of_nothing_but_minus_infinity_does_not_warn():
 
 def test_logaddexp_has_its_second_derivative_where_both_are_equal():
     H = mg.jacobian(mg.grad(lambda v: np.logaddexp(v[0], v[1])))(np.array([0.7, 0.7]))
-    np.testing.assert_allclose(H, [[0.25, -0.25], [-0.25, 0.25]], rtol=1e-14)  # BUG: 0, from |x - y| and maximum
+    np.testing.assert_allclose(H, [[0.25, -0.25], [-0.25, 0.25]], rtol=1e-14)
 
 
 # ---- plain NumPy code ----------------------------------------------------------------------------------------------

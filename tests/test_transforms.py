@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -109,13 +110,13 @@ def test_what_does_not_depend_has_gradient_zero():
     assert mg.grad(lambda x: 3.0)(1.0) == 0.0
     out, tangent = mg.jvp(lambda x: np.ones(2), (1.0,), (1.0,))
     assert (out.tolist(), tangent.tolist()) == ([1.0, 1.0], [0.0, 0.0])
-    out, pull = mg.vjp(lambda x, y: x * 2, np.ones(2), 3.0)
+    _, pull = mg.vjp(lambda x, y: x * 2, np.ones(2), 3.0)
     assert pull(np.ones(2))[1] == 0.0
 
 
 def test_the_identity():
     x = np.array([1.0, 2.0])
-    out, pull = mg.vjp(lambda x: x, x)
+    _, pull = mg.vjp(lambda x: x, x)
     g = np.array([3.0, 4.0])
     (gradient,) = pull(g)
     assert gradient.tolist() == [3.0, 4.0]
@@ -199,7 +200,6 @@ def test_the_jacobian_s_shape_and_modes_agree(f, x):
 
 def test_a_jacobian_of_nothing_by_a_number():
     for mode in ("reverse", "forward"):
-        # BUG in reverse mode: IndexError, `_stacked` cuts an empty array out of a 0-d one
         assert mg.jacobian(lambda x: x * np.ones(0), mode=mode)(2.0).shape == (0,)
 
 
@@ -315,7 +315,7 @@ def test_one_tensor_among_the_arguments_is_enough():
     assert type(mg.grad(f)(x, y)) is mg.Tensor
     assert type(mg.vjp(f, x, y)[1](1.0)[0]) is mg.Tensor
     assert type(mg.jvp(f, (x, y), (x, x))[1]) is mg.Tensor
-    assert type(mg.jacobian(f)(x, y)) is mg.Tensor  # BUG: an ndarray, only argument `argnums` is looked at
+    assert type(mg.jacobian(f)(x, y)) is mg.Tensor
 
 
 def test_a_tensor_behind_the_function_gives_tensors():
@@ -368,9 +368,9 @@ def test_only_floating_arguments_have_derivatives(bad):
 
 def test_a_function_of_integers_and_one_of_nothing_are_refused():
     with pytest.raises(TypeError, match="int"):
-        mg.grad(lambda x: (x > 0).sum())(np.ones(2))  # BUG: zeros, for what has no gradient
+        mg.grad(lambda x: (x > 0).sum())(np.ones(2))
     with pytest.raises((TypeError, ValueError), match="None"):
-        mg.grad(lambda x: None)(np.ones(2))  # BUG: "got results of shapes []" does not say that f returned nothing
+        mg.grad(lambda x: None)(np.ones(2))
 
 
 def test_grad_needs_one_number():
@@ -390,7 +390,7 @@ def test_argnums_are_checked():
 
 def test_an_argument_cannot_be_named_twice():
     with pytest.raises(ValueError, match="twice"):
-        mg.grad(lambda x: x * x, argnums=(0, 0))(3.0)  # BUG: (0, 6): the first variable is replaced by the second
+        mg.grad(lambda x: x * x, argnums=(0, 0))(3.0)
 
 
 def test_cotangents_and_tangents_are_checked():
@@ -577,7 +577,7 @@ LOSSES = {
     "item": lambda x: mg.asarray(x.sum().item()),
     "numpy": lambda x: mg.asarray(x.numpy()),
     "list": lambda x: mg.asarray([float(row) for row in x]),
-    # BUG: each of the next four is a gradient of zeros, for a variable is a leaf, and a leaf may be copied
+    # a variable is a leaf, and a leaf may be copied, but not here
     "tensor": lambda x: mg.tensor(x),
     "asarray with dtype": lambda x: mg.asarray(x, "float32"),
     "to": lambda x: x.to("numpy"),
@@ -608,7 +608,7 @@ def test_complex_numbers_are_refused_where_a_gradient_would_be_lost():
     x = np.array([1.0, 2.0])
     for f in (lambda x: mg.abs(x * 1j).sum(), lambda x: mg.abs(mg.matmul(x, np.array([1j, 2]))).sum()):
         with pytest.raises(TypeError, match="complex"):
-            mg.grad(f)(x)  # BUG: zeros from the product, wrong numbers and a ComplexWarning from the multiplication
+            mg.grad(f)(x)
 
 
 # ---- checkpoint ----------------------------------------------------------------------------------------------------
@@ -651,7 +651,7 @@ def test_checkpoint_recomputes_and_remembers_only_its_inputs():
     y = mg.checkpoint(f)(x)
     assert len(calls) == 1
     (record,) = y.record.parents
-    assert record.parents == (x.record,) or record.parents == [x.record]
+    assert list(record.parents) == [x.record]
     y.backward()
     assert len(calls) == 2
     assert x.grad == mg.grad(f)(np.array([0.5]))
@@ -767,12 +767,11 @@ def test_a_number_is_weak_inside_a_checkpoint_too():
     x = mg.tensor([1.0, 2.0], dtype="float32", requires_grad=True)
     f = lambda x, scale: x * scale  # noqa: E731
     assert f(x, 0.5).dtype == np.float32
-    assert mg.checkpoint(f)(x, 0.5).dtype == np.float32  # BUG: float64, 0.5 became a float64 variable
+    assert mg.checkpoint(f)(x, 0.5).dtype == np.float32
 
 
 def test_checkpoint_takes_keywords():
     f = lambda x, *, scale: x * scale  # noqa: E731
-    # BUG: TypeError, though mg.grad(f) takes them
     assert mg.grad(lambda x: mg.checkpoint(f)(x, scale=3.0))(1.0) == 3.0
 
 
@@ -843,7 +842,7 @@ def test_a_constant_tensor_in_a_custom_rule_leaves_the_gradient_an_array():
     scale = mg.tensor([2.0, 2.0])
     x = mg.tensor([1.0, 2.0], requires_grad=True)
     custom(lambda g: g * scale)(x).backward([1.0, 1.0])
-    assert type(x.grad) is np.ndarray  # BUG: a Tensor
+    assert type(x.grad) is np.ndarray
 
 
 # ---- stop_gradient -------------------------------------------------------------------------------------------------
@@ -952,7 +951,7 @@ def test_a_masked_branch_at_order_two(name, mask, modes, quiet):
     expected = v * np.array([0.0, twice(2.0), 0.0, twice(0.5)])
     f = mask(singular)
     ours = second(modes, lambda x: f(x).sum(), (x,), (v,))
-    # BUG in FR, which is hvp, for most of them, and in RR for x log x: NaN at the masked places
+    # BUG in FR, which is hvp, for what is finite at order one and infinite at order two: NaN at the masked places
     if modes == "FF":
         assert ours == pytest.approx(float((expected * v).sum()), rel=1e-13)
     else:
@@ -962,7 +961,7 @@ def test_a_masked_branch_at_order_two(name, mask, modes, quiet):
 @pytest.mark.parametrize("modes", TRIPLES)
 def test_a_masked_branch_stays_masked_at_order_three(modes, quiet):
     d, e, f = (MODES[mode] for mode in modes)
-    assert d(e(f(masked(mg.sqrt))))(0.0) == 0.0  # BUG: NaN in five of the eight
+    assert d(e(f(masked(mg.sqrt))))(0.0) == 0.0
     assert d(e(f(masked(mg.sqrt))))(1.0) == pytest.approx(0.375, rel=1e-14)
 
 
@@ -1059,13 +1058,14 @@ def test_a_matrix_product_with_a_masked_infinite_row(product, quiet):
     mask = np.array([[True], [False]])
     x, w = np.array([[1.0, 2.0], [np.inf, np.nan]]), np.ones((2, 2))
     g = mg.grad(lambda w: mg.where(mask, product(x, w), 0.0).sum())(w)
-    assert g.tolist() == [[1.0, 1.0], [2.0, 2.0]]  # BUG: NaN, a sum of products is not done with care
+    assert g.tolist() == [[1.0, 1.0], [2.0, 2.0]]
 
 
 def test_a_masked_maximum_of_nan(quiet):
     x = np.array([[1.0, 2.0], [np.nan, 1.0]])
     for extremum, row in ((mg.max, [0.0, 1.0]), (mg.min, [1.0, 0.0])):
-        f = lambda x, extremum=extremum: mg.where(np.array([True, False]), extremum(x, axis=1), 0.0).sum()
+        best = functools.partial(extremum, axis=1)
+        f = functools.partial(lambda best, x: mg.where(np.array([True, False]), best(x), 0.0).sum(), best)
         assert mg.grad(f)(x).tolist() == [row, [0.0, 0.0]]  # BUG: NaN, a tie among none times a cotangent of 0
 
 

@@ -131,8 +131,8 @@ def power(xp: Any, x: Array, y: Array) -> Array:
 def power_dx(out: Value, x: Value, y: Value) -> Value:
     if isinstance(y, int | float):
         return 0.0 if y == 0 else ONE if y == 1 else float(y) * x ** (y - 1)
-    # x ** (y - 1) is infinite at x = 0 for y = 0, where the derivative is 0 times it: any finite power does there
-    return y * power(x, where(y == 0, 1.0, y - 1.0))
+    # at x = 0 and y = 0, x ** (y - 1) is infinite, and the derivative 0 times it: any finite power does there
+    return y * power(x, where((x == 0) & (y == 0), 1.0, y - 1.0))
 
 
 @power.partial

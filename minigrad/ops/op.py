@@ -405,11 +405,13 @@ def absorbing(product: Callable[..., Value], g: Value, factors: Sequence[Value])
 
     An element in which a g that is not 0 meets such a factor is what the plain product makes of it.
     """
-    if not careful.get():
+    if not careful.get() or not factors:
         return product(g, *factors)
     xp = backend_of(constant(g)).xp
     arrays = [constant(factor) for factor in factors]
     wild = [xp.logical_not(xp.isfinite(array)) for array in arrays]
+    if not any(w.any() for w in wild):  # waits for the device: a careful walk may
+        return product(g, *factors)
     there = (constant(g) != 0).astype(g.dtype)
     ones = [xp.ones_like(array) for array in arrays]
     meets = [product(there, *ones[:k], w.astype(g.dtype), *ones[k + 1 :]) > 0 for k, w in enumerate(wild)]

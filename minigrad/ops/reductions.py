@@ -84,11 +84,11 @@ def _ties(out: Value, x: Value, axis: Axes) -> Array:
 
 
 def extremum_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
-    return multiply(_kept(g, x, axis), _ties(out, x, axis))
+    return scaled(_kept(g, x, axis), _ties(out, x, axis))
 
 
 def extremum_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
-    return sum_(multiply(t, _ties(out, x, axis)), axis=axis, keepdims=keepdims)
+    return sum_(scaled(t, _ties(out, x, axis)), axis=axis, keepdims=keepdims)
 
 
 @primitive()
@@ -145,10 +145,10 @@ def prod(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([2., 0.])
     """
     x = as_value("prod", x)
-    if x.dtype.kind in "biu":  # NumPy's product widens small integers, which have no derivative
-        array = constant(x)
-        return boxed_like(backend_of(array).xp.prod(array, axis=axis, keepdims=keepdims), x)
     axes = axes_of("prod", axis, len(x.shape))
+    if x.dtype.kind in "biu":  # NumPy's product widens small integers, which have no derivative
+        backend = backend_of(constant(x))
+        return boxed_like(backend.asarray(backend.xp.prod(constant(x), axis=axes, keepdims=keepdims)), x)
     rest = tuple(a for a in range(len(x.shape)) if a not in axes)
     shape = tuple(x.shape)
     count = math.prod(shape[a] for a in axes)
@@ -193,7 +193,9 @@ def cumsum(x: Any, axis: int | None = None) -> Any:
 def logsumexp_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     top = xp.max(x, axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # an infinite one would make inf - inf
-    total = xp.log(xp.sum(xp.exp(x - top), axis=axis, keepdims=True)) + top
+    total = xp.sum(xp.exp(x - top), axis=axis, keepdims=True)
+    nothing = total == 0  # all are -inf, and so is the result, without a warning of log(0)
+    total = xp.where(nothing, -math.inf, xp.log(xp.where(nothing, 1, total)) + top)
     return total if keepdims else xp.reshape(total, [n for a, n in enumerate(total.shape) if a not in axis])
 
 
