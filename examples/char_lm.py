@@ -292,7 +292,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 def status(run: Run, steps_per_second: float) -> str:
-    loss = float(np.mean(run.losses[-20:]))
+    loss = float(np.mean(run.losses[-20:])) if run.losses else math.nan
     speed = steps_per_second * run.config.batch * run.config.chunk
     return f"loss {loss:.3f}  {bits(loss):.3f} bits/char  {speed:,.0f} chars/s"
 

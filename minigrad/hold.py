@@ -6,6 +6,7 @@ can still write: that is a documented limit.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any
 
@@ -27,29 +28,35 @@ class Hold:
         backend.freeze(array)
 
     def __del__(self) -> None:
-        _holds.pop(id(self.array), None)
-        below, self.below = self.below, None
-        self.backend.thaw(self.array)
-        if below is not None and not self.backend.is_writeable(self.array):
-            below.waiting.append(self.array)
-        for view in self.waiting:
-            self.backend.thaw(view)
+        with _lock:
+            known = _holds.get(id(self.array))
+            if known is not None and known() is not None:
+                return  # another thread has taken the array over
+            _holds.pop(id(self.array), None)
+            below, self.below = self.below, None
+            self.backend.thaw(self.array)
+            if below is not None and not self.backend.is_writeable(self.array):
+                below.waiting.append(self.array)
+            for view in self.waiting:
+                self.backend.thaw(view)
 
 
 _holds: dict[int, weakref.ref[Hold]] = {}
+_lock = threading.RLock()  # threads may share arrays
 
 
 def hold(array: Array, backend: Backend) -> Hold | None:
     """The hold on `array` that all records share, or None where nothing could write to it anyway."""
-    known = _holds.get(id(array))
-    held = None if known is None else known()
-    if held is not None:
+    with _lock:
+        known = _holds.get(id(array))
+        held = None if known is None else known()
+        if held is not None:
+            return held
+        writeable = known is not None or backend.is_writeable(array)  # a hold that is going made it read-only
+        base = getattr(array, "base", None)
+        below = hold(base, backend) if base.__class__ is array.__class__ else None
+        if not writeable:
+            return below
+        held = Hold(array, backend, below)
+        _holds[id(array)] = weakref.ref(held)
         return held
-    writeable = backend.is_writeable(array)
-    base = getattr(array, "base", None)
-    below = hold(base, backend) if base.__class__ is array.__class__ else None
-    if not writeable:
-        return below
-    held = Hold(array, backend, below)
-    _holds[id(array)] = weakref.ref(held)
-    return held

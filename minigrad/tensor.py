@@ -128,6 +128,9 @@ class Tensor(Box):
         name = f", name={self.name!r}" if self.name else ""
         return f"Tensor({body}{dtype}{where}{made}{name})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     # ---- differentiation -------------------------------------------------------------------------------------
 
     def backward(self, g: ArrayLike = None, retain: bool = False) -> None:
@@ -455,6 +458,8 @@ def asarray(data: ArrayLike, dtype: Any = None) -> Tensor:
     """
     if isinstance(data, Tensor) and (dtype is None or data.dtype == dtype):
         return data
+    if isinstance(data, Tensor) and data.record is not None:
+        raise TypeError("mg.asarray to another dtype would lose the gradient of this tensor; use mg.astype")
     return Tensor(_array(data, dtype))
 
 

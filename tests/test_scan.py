@@ -234,7 +234,7 @@ def test_a_derivative_may_be_taken_inside_of_a_body(unroll, checkpoint):
     The inner derivative is itself differentiated, also where its variable is a constant of the body.
     """
 
-    # BUG: silently 0 with checkpoint. When a chunk runs again, the outer variable has been put out of action, so
+    # Once: silently 0 with checkpoint. When a chunk runs again, the outer variable has been put out of action, so
     # that the inner transform takes what it captured for a constant.
     def f(apply):
         def of(at):
@@ -652,7 +652,7 @@ def test_a_body_is_only_asked_what_some_row_asks(unroll, reverse):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
 def test_what_a_body_captures_may_belong_to_rows(unroll, reverse):
     """Each row's own budget, captured: a finished row may only be computed from what it has met itself."""
-    # BUG: a finished row is computed from another row's state, with its own part of what is captured.
+    # Once: a finished row is computed from another row's state, with its own part of what is captured.
     n = np.array([1, 3, 2])
     draw = draws(0)
 
@@ -888,7 +888,7 @@ def test_what_goes_in_is_neither_changed_nor_kept(unroll, example, reverse, seed
 def test_a_body_that_writes_into_its_arguments_spoils_nothing(unroll, boxed):
     """`s += x` in a body: the right numbers, or an error, but no silent change of what was given."""
 
-    # BUG: with arrays, `s += x` changes the initializer, and all stacked states are the last one.
+    # Once: with arrays, `s += x` changes the initializer, and all stacked states are the last one.
     def add(s, x):
         s += x
         return s
@@ -1232,7 +1232,7 @@ def test_two_scans_in_one_step_draw_apart(unroll):
 
 @ways
 def test_an_inner_scan_draws_alike_with_and_without_checkpoints(unroll):
-    # BUG: each chunk of an inner scan counts as a scan of its own in the key.
+    # Once: each chunk of an inner scan counts as a scan of its own in the key.
     def outer(s, x, k):
         return s, (two_draws(s, unroll, k), mg.random.normal((), seed=1))
 

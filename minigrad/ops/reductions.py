@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import divide, exp, multiply, square, subtract
 from minigrad.ops.op import as_value, axes_of, boxed_like, primitive, scaled
-from minigrad.ops.shape import broadcast_to_, concatenate_, flip, reshape_, transpose_
+from minigrad.ops.shape import astype, broadcast_to_, concatenate_, flip, reshape_, transpose_
 from minigrad.ops.where import where
 from minigrad.tape import Array, Value, constant
 
@@ -55,6 +57,8 @@ def mean(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([1.5, 3.5])
     """
     x = as_value("mean", x)
+    if x.dtype == np.float16:  # whose sums overflow at 65504; NumPy adds them up in float32, too
+        return astype(mean(astype(x, "float32"), axis, keepdims), "float16")
     axes = axes_of("mean", axis, len(x.shape))
     count = math.prod(x.shape[a] for a in axes)
     return divide(sum_(x, axis=axes, keepdims=keepdims), float(count) if count else math.nan)
