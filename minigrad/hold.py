@@ -18,19 +18,21 @@ Array = Any
 class Hold:
     """Keeps an array read-only while anybody has this object; `below` does so for the array that it is a view of."""
 
-    __slots__ = ("array", "backend", "below", "waiting", "__weakref__")
+    __slots__ = ("array", "backend", "below", "going", "waiting", "__weakref__")
 
     def __init__(self, array: Array, backend: Backend, below: Hold | None) -> None:
         self.array = array
         self.backend = backend
         self.below = below
+        self.going = False
         self.waiting: list[Array] = []  # views to release after this one: NumPy refuses while it is read-only
         backend.freeze(array)
 
     def __del__(self) -> None:
+        self.going = True
         with _lock:
             known = _holds.get(id(self.array))
-            if known is not None and known() is not None:
+            if known is not None and known() not in (None, self):
                 return  # another thread has taken the array over
             _holds.pop(id(self.array), None)
             below, self.below = self.below, None
@@ -50,7 +52,7 @@ def hold(array: Array, backend: Backend) -> Hold | None:
     with _lock:
         known = _holds.get(id(array))
         held = None if known is None else known()
-        if held is not None:
+        if held is not None and not held.going:
             return held
         writeable = known is not None or backend.is_writeable(array)  # a hold that is going made it read-only
         base = getattr(array, "base", None)

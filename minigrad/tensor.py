@@ -459,7 +459,9 @@ def asarray(data: ArrayLike, dtype: Any = None) -> Tensor:
     if isinstance(data, Tensor) and (dtype is None or data.dtype == dtype):
         return data
     if isinstance(data, Tensor) and data.record is not None:
-        raise TypeError("mg.asarray to another dtype would lose the gradient of this tensor; use mg.astype")
+        raise TypeError(
+            "mg.asarray to another dtype would lose the gradient of this tensor; use mg.astype, or detach() it first"
+        )
     return Tensor(_array(data, dtype))
 
 
