@@ -184,10 +184,13 @@ class Walk:
                     continue
                 if parent not in totals:
                     totals[parent] = gradient
+                elif parent in owned:
+                    total = totals[parent]
+                    total += gradient
                 else:
                     totals[parent] = added(totals[parent], gradient)
-                    if owned:
-                        owned.discard(parent)
+                    if not boxed:
+                        owned.add(parent)
         return [totals.get(target) for target in self.targets]
 
     def _pull_slowly(self, record: Record, g: Value, wanted: Sequence[Record | None]) -> Sequence[Value | None]:

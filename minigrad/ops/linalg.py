@@ -31,7 +31,7 @@ def matmul_da(g: Value, out: Value, a: Value, b: Value) -> Value:
         return scaled(g[..., None], b)
     if len(a.shape) == 1:
         g = g[..., None, :]  # `unbroadcast` sums the axis away again
-    return absorbing(lambda g, b: matmul(g, swapaxes(b, -1, -2)), g, [b])
+    return absorbing(lambda g, b: matmul(g, b.T if len(b.shape) == 2 else swapaxes(b, -1, -2)), g, [b])
 
 
 @matmul.vjp(1)
@@ -40,9 +40,10 @@ def matmul_db(g: Value, out: Value, a: Value, b: Value) -> Value:
         return scaled(g, a) if len(b.shape) == 1 else scaled(g[..., None, :], a[:, None])
     if len(b.shape) <= 2:
         # one product over all leading axes, instead of one for each and a sum
-        rows = math.prod(a.shape[:-1])
-        flat, g = reshape_(a, shape=(rows, a.shape[-1])), reshape_(g, shape=(rows, *b.shape[1:]))
-        return absorbing(lambda g, a: matmul(swapaxes(a, 0, 1), g), g, [flat])
+        if len(a.shape) > 2:
+            rows = math.prod(a.shape[:-1])
+            a, g = reshape_(a, shape=(rows, a.shape[-1])), reshape_(g, shape=(rows, *b.shape[1:]))
+        return absorbing(lambda g, a: matmul(a.T, g), g, [a])
     return absorbing(lambda g, a: matmul(swapaxes(a, -1, -2), g), g, [a])
 
 
