@@ -235,33 +235,30 @@ def trainable(params: Params) -> dict[str, Tensor]:
     TypeError for a leaf that is neither, or a tensor that does not require a gradient; ValueError for none at all.
     """
     found: dict[str, Tensor] = {}
-    known: set[int] = set()
-
-    def visit(path: str, item: Any) -> None:
-        if isinstance(item, Module):
-            for name, p in item.parameters().items():
-                visit(f"{path}.{name}" if path else name, p)
-        elif isinstance(item, list | tuple | dict):
-            for name, child in children(item):
-                visit(f"{path}.{name}" if path else str(name), child)
-        elif not (isinstance(item, Tensor) and isinstance(item.record, Leaf)):
-            what = (
-                "a tensor that does not require a gradient" if isinstance(item, Tensor) else f"a {type(item).__name__}"
-            )
-            raise TypeError(
-                f"params{f' at {path!r}' if path else ''} holds {what}; an optimiser takes modules, tensors made with "
-                "requires_grad=True, and lists, tuples and dicts of both"
-            )
-        elif path in found:
-            raise ValueError(f"two parameters have the path {path!r}; rename a key")
-        elif id(item) not in known:
-            known.add(id(item))
-            found[path] = item
-
-    visit("", params)
+    _find("", params, found, set())
     if not found:
         raise ValueError("params holds no tensor that requires a gradient")
     return found
+
+
+def _find(path: str, item: Any, found: dict[str, Tensor], known: set[int]) -> None:
+    if isinstance(item, Module):
+        for name, p in item.parameters().items():
+            _find(f"{path}.{name}" if path else name, p, found, known)
+    elif isinstance(item, list | tuple | dict):
+        for name, child in children(item):
+            _find(f"{path}.{name}" if path else str(name), child, found, known)
+    elif not (isinstance(item, Tensor) and isinstance(item.record, Leaf)):
+        what = "a tensor that does not require a gradient" if isinstance(item, Tensor) else f"a {type(item).__name__}"
+        raise TypeError(
+            f"params{f' at {path!r}' if path else ''} holds {what}; an optimiser takes modules, tensors made with "
+            "requires_grad=True, and lists, tuples and dicts of both"
+        )
+    elif path in found:
+        raise ValueError(f"two parameters have the path {path!r}; rename a key")
+    elif id(item) not in known:
+        known.add(id(item))
+        found[path] = item
 
 
 def _checked(name: str, value: Any, low: float, high: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import numpy as np
 import pytest
@@ -375,3 +376,15 @@ def test_weights_of_a_seed_do_not_change_between_versions():
 
 LINEAR_0 = [[0.26344585, 0.12305067], [-0.42466804, 0.78572208]]
 GRU_0 = [[-0.66580176, -0.74612868], [0.74612868, -0.66580176]]
+
+
+def test_looking_for_parameters_leaves_nothing_for_the_garbage_collector():
+    net = nn.Linear(2, 3, seed=0)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            net.parameters()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -122,22 +122,21 @@ def tensors_of(item: Any) -> dict[str, Tensor]:
     ValueError where two tensors would have one path.
     """
     found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-
-    def visit(path: str, item: Any) -> None:
-        if not isinstance(item, Tensor | Module | list | tuple | dict) or id(item) in seen:
-            return
-        seen.add(id(item))
-        if not isinstance(item, Tensor):
-            for name, child in children(item):
-                visit(f"{path}.{name}" if path else str(name), child)
-        elif path in found:
-            raise ValueError(f"two tensors have the path {path!r}; rename a key or an attribute")
-        else:
-            found[path] = item
-
-    visit("", item)
+    _find("", item, found, set())
     return found
+
+
+def _find(path: str, item: Any, found: dict[str, Tensor], seen: set[int]) -> None:
+    if not isinstance(item, Tensor | Module | list | tuple | dict) or id(item) in seen:
+        return
+    seen.add(id(item))
+    if not isinstance(item, Tensor):
+        for name, child in children(item):
+            _find(f"{path}.{name}" if path else str(name), child, found, seen)
+    elif path in found:
+        raise ValueError(f"two tensors have the path {path!r}; rename a key or an attribute")
+    else:
+        found[path] = item
 
 
 def children(item: Any) -> Iterable[tuple[Any, Any]]:
