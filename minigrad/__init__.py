@@ -1,7 +1,7 @@
 """minigrad: a tiny tape-based autograd engine, one switch between NumPy and CuPy, and a `scan`."""
 
 # ruff: noqa: F401, F403, F405  # what is imported here is public: the names are in __all__, sorted
-from minigrad import nn, ops, optim, random, testing, training, tree
+from minigrad import nn, numpy_functions, ops, optim, random, testing, training, tree
 from minigrad.backend import backends, use_backend
 from minigrad.ops import *
 from minigrad.scan import scan

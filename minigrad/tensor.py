@@ -11,7 +11,7 @@ import numpy as np
 from minigrad import ops, tape, tree
 from minigrad.backend import Backend, backend_of, default_backend, get_backend
 from minigrad.ops.elementwise import add, divide, multiply, negative, power, subtract
-from minigrad.ops.op import as_value, as_values
+from minigrad.ops.op import as_values
 from minigrad.tape import Array, Box, Leaf, constant
 from minigrad.walk import backward, depends_on_open_variable
 
@@ -560,95 +560,11 @@ def cotangent_for(out: Tensor, g: ArrayLike) -> Array:
 
 # ---- NumPy's functions on tensors ----------------------------------------------------------------------------------
 
-UFUNCS: dict[Any, Callable[..., Any]] = {
-    getattr(np, name): ops.PUBLIC[name]
-    for name in (
-        "abs", "add", "cos", "divide", "exp", "expm1", "log", "log1p", "matmul", "maximum", "minimum", "multiply",
-        "negative", "power", "sign", "sin", "sqrt", "square", "subtract", "tanh",
-    )
-}  # fmt: skip
-"""What a NumPy ufunc becomes when one of its arguments is a Tensor."""
+UFUNCS: dict[Any, Callable[..., Any]] = {}
+"""What a NumPy ufunc becomes when one of its arguments is a Tensor; `numpy_functions` fills the table."""
 
-
-def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def compared(a: Any, b: Any) -> Any:
-        return compare(a if isinstance(a, Tensor) else Tensor(as_value("asarray", a)), b)
-
-    return compared
-
-
-def _logaddexp(a: Any, b: Any) -> Any:
-    a, b = as_values("logaddexp", [a, b])
-    dtype = np.result_type(*[x.dtype if hasattr(x, "dtype") else x for x in (a, b)])  # a Python number is weak
-    backend = backend_of(constant(a if hasattr(a, "dtype") else b))
-    a, b = (x if hasattr(x, "dtype") else backend.asarray(x, dtype) for x in (a, b))
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    return ops.logsumexp(ops.stack([ops.broadcast_to(a, shape), ops.broadcast_to(b, shape)]), axis=0)
-
-
-UFUNCS |= {
-    np.equal: _comparison(operator.eq),
-    np.not_equal: _comparison(operator.ne),
-    np.less: _comparison(operator.lt),
-    np.less_equal: _comparison(operator.le),
-    np.greater: _comparison(operator.gt),
-    np.greater_equal: _comparison(operator.ge),
-    np.logical_and: _comparison(lambda a, b: (a != 0) & (b != 0)),
-    np.logical_or: _comparison(lambda a, b: (a != 0) | (b != 0)),
-    np.logical_xor: _comparison(lambda a, b: (a != 0) ^ (b != 0)),
-    np.bitwise_and: _comparison(operator.and_),
-    np.bitwise_or: _comparison(operator.or_),
-    np.bitwise_xor: _comparison(operator.xor),
-    np.logical_not: lambda a: a == 0,
-    np.invert: lambda a: ~a,
-    np.logaddexp: _logaddexp,
-    np.reciprocal: lambda a: 1.0 / a,
-    np.positive: lambda a: a,
-}
-
-FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    getattr(np, name): ops.PUBLIC[name]
-    for name in (
-        "argmax", "concatenate", "copy", "cumsum", "dot", "einsum", "expand_dims", "flip", "max", "mean", "min",
-        "moveaxis", "outer", "prod", "repeat", "reshape", "split", "squeeze", "stack", "sum", "swapaxes", "take",
-        "take_along_axis", "transpose", "var", "where", "broadcast_to",
-    )
-}  # fmt: skip
-"""What a NumPy function becomes when one of its arguments is a Tensor."""
-
-
-def _pad(a: Any, pad_width: Any, mode: str = "constant") -> Any:
-    if mode != "constant":
-        raise TypeError(f"minigrad pads with zeros only, got mode={mode!r}")
-    return ops.pad(a, pad_width)
-
-
-def _norm(a: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    if ord is not None and not (ord == 2 and (a.ndim == 1 or isinstance(axis, int))):
-        raise TypeError(f"minigrad has the Euclidean norm only, got ord={ord!r}")
-    return ops.norm(a, axis, keepdims)
-
-
-def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
-    return ops.clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
-
-
-FUNCTIONS |= {
-    np.shape: lambda a: a.shape,
-    np.ndim: lambda a: a.ndim,
-    np.size: lambda a: a.size,
-    np.clip: _clip,
-    np.ravel: lambda a: ops.reshape(a, -1),
-    np.std: lambda a, axis=None, keepdims=False, ddof=0: ops.sqrt(ops.var(a, axis, keepdims, ddof)),
-    np.amax: ops.max,
-    np.amin: ops.min,
-    np.zeros_like: lambda a, dtype=None: Tensor(a.backend.xp.zeros_like(a.array, dtype=dtype)),
-    np.ones_like: lambda a, dtype=None: Tensor(a.backend.xp.ones_like(a.array, dtype=dtype)),
-    np.hstack: lambda xs: ops.concatenate(xs, axis=0 if np.ndim(xs[0]) == 1 else 1),
-    np.vstack: lambda xs: ops.concatenate([x if np.ndim(x) > 1 else ops.expand_dims(x, 0) for x in xs], axis=0),
-    np.pad: _pad,
-    np.linalg.norm: _norm,
-}
+FUNCTIONS: dict[Any, Callable[..., Any]] = {}
+"""What a NumPy function becomes when one of its arguments is a Tensor; likewise."""
 
 
 def np_function(name: str, options: dict[str, Any]) -> Callable[..., Any]:
