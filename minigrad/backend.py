@@ -197,7 +197,8 @@ def backend_of(array: Any) -> Backend:
     try:
         return BACKEND_OF_TYPE[type(array)]
     except KeyError:
-        return _backend_of_new_type(type(array))
+        traced: Backend | None = getattr(array, "__minigrad_backend__", None)
+        return _backend_of_new_type(type(array)) if traced is None else traced
 
 
 def xp_of(array: Any) -> Any:

@@ -27,6 +27,33 @@ _path: ContextVar[tuple[int, ...]] = ContextVar("minigrad_random_path", default=
 _calls: ContextVar[int] = ContextVar("minigrad_random_calls", default=0)
 
 
+_deferred: ContextVar[Callable[[Callable[[tuple[int, ...]], Any]], Any] | None] = ContextVar(
+    "minigrad_random_deferred", default=None
+)
+"""While a scan's body is traced: takes what draws for the path of a step, gives what stands for all its draws."""
+
+
+@contextmanager
+def deferred(take: Callable[[Callable[[tuple[int, ...]], Any]], Any]) -> Iterator[None]:
+    """Hand draws to `take` as functions of the path of their step, instead of drawing."""
+    with scoped(_deferred, take):
+        yield
+
+
+def path() -> tuple[int, ...]:
+    """The call and step of each scan around."""
+    return _path.get()
+
+
+def _drawn(seed: int | Sequence[int], dtype: Any, make: Callable[[np.random.Generator], Any]) -> Tensor:
+    """A draw that holds here: of this step, or in a body that is being traced of every step."""
+    take = _deferred.get()
+    if take is None:
+        return _tensor(make(generator(seed)), dtype)
+    seeds, call = _seeds(seed), _next_call()
+    return Tensor(take(lambda at: np.asarray(make(_generator(seeds, at, call))).astype(np.dtype(dtype))))
+
+
 @contextmanager
 def steps() -> Iterator[Callable[[int], None]]:
     """A scan's scope (inside those of the scans around it): call what it gives with t when step t begins."""
@@ -55,11 +82,24 @@ def generator(seed: int | Sequence[int]) -> np.random.Generator:
     >>> bool(random.generator(7).random() == random.generator(7).random())
     True
     """
+    if _deferred.get() is not None:
+        raise TypeError(
+            "minigrad.random.generator in the function of scan: its draws are not known while it is traced; use "
+            "normal, uniform or bernoulli, or pass unroll=True"
+        )
+    path = _path.get()
+    return _generator(_seeds(seed), path, _next_call() if path else 0)
+
+
+def _seeds(seed: int | Sequence[int]) -> list[int]:
     seeds = [operator.index(s) for s in seed] if isinstance(seed, Sequence) else [operator.index(seed)]
     if any(s < 0 for s in seeds):
         raise ValueError(f"a seed is an integer of at least 0, or a sequence of such, got {seed}")
-    path = _path.get()
-    key = (seeds, path, _next_call() if path else 0)
+    return seeds
+
+
+def _generator(seeds: Sequence[int], path: tuple[int, ...], call: int) -> np.random.Generator:
+    key = (seeds, path, call)
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()  # one key of 128 bits for each of ours
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
@@ -71,7 +111,7 @@ def normal(shape: Shape, seed: int | Sequence[int], dtype: Any = "float64") -> T
     >>> mg.random.normal((2, 3), seed=0).shape
     (2, 3)
     """
-    return _tensor(generator(seed).standard_normal(shape), dtype)
+    return _drawn(seed, dtype, lambda g: g.standard_normal(shape))
 
 
 def uniform(
@@ -83,9 +123,13 @@ def uniform(
     >>> bool((mg.random.uniform(100, seed=0, low=2.0, high=3.0) >= 2.0).all())
     True
     """
-    values = np.asarray(generator(seed).uniform(low, high, shape)).astype(np.dtype(dtype))
-    below = np.nextafter(values.dtype.type(high), values.dtype.type(low))  # rounding must not reach the upper end
-    return _tensor(np.minimum(values, below) if high > low else values, dtype)
+
+    def draw(g: np.random.Generator) -> Any:
+        values = np.asarray(g.uniform(low, high, shape)).astype(np.dtype(dtype))
+        below = np.nextafter(values.dtype.type(high), values.dtype.type(low))  # rounding must not reach the upper end
+        return np.minimum(values, below) if high > low else values
+
+    return _drawn(seed, dtype, draw)
 
 
 def bernoulli(shape: Shape, seed: int | Sequence[int], p: float = 0.5, dtype: Any = "float64") -> Tensor:
@@ -97,7 +141,7 @@ def bernoulli(shape: Shape, seed: int | Sequence[int], p: float = 0.5, dtype: An
     """
     if not 0 <= p <= 1:
         raise ValueError(f"a probability lies between 0 and 1, got {p}")
-    return _tensor(generator(seed).random(shape) < p, dtype)
+    return _drawn(seed, dtype, lambda g: g.random(shape) < p)
 
 
 def categorical(logits: Any, seed: int | Sequence[int]) -> Tensor:

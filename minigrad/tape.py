@@ -238,7 +238,7 @@ class Pick:
 
     def push(self, tangents: Any, out: Value, values: Any, static: dict[str, Any]) -> Value:
         tangent = tangents[0].get(static["place"])
-        return constant(out) * 0.0 if tangent is None else tangent
+        return backend_of(constant(out)).xp.zeros_like(constant(out)) if tangent is None else tangent
 
 
 PICK: Differentiable = Pick()
@@ -313,7 +313,10 @@ class Tape:
         for place, record in enumerate(self.records):
             own = getattr(record.op, "own_inputs", len(record.parents))  # the others' uses are on the tape themselves
             for argnum, parent in enumerate(record.parents[:own]):
-                if parent is not None and parent is tensor.record:
+                inside = getattr(record.op, "uses_inside", None)
+                if parent is not None and parent is tensor.record and inside is not None:
+                    found += [Use(place, *use) for use in inside(record, argnum)]
+                elif parent is not None and parent is tensor.record:
                     gradient = record.contributions[argnum]
                     if gradient is None:  # the result does not depend on this use
                         gradient = backend_of(tensor.array).xp.zeros_like(tensor.array)

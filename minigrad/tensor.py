@@ -37,7 +37,8 @@ class Tensor(Box):
     def data(self) -> Array:
         """The array. While the tape needs it, a NumPy array is read-only; assign a new array instead of writing."""
         tape.keep(self.record, self.array)
-        return self.array
+        stopped = getattr(self.array, "stopped", None)  # of an array in a trace, which sees no Tensor
+        return self.array if stopped is None else stopped()
 
     @data.setter
     def data(self, array: Array) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from minigrad import tape, tree
 from minigrad.backend import backend_of
 from minigrad.hold import hold
-from minigrad.ops.op import Primitive, as_value, unbroadcast, zeros_like
+from minigrad.ops.op import Primitive, as_value, is_abstract, unbroadcast, zeros_like
 from minigrad.ops.shape import copy_, stack
 from minigrad.tape import Array, Leaf, Record, Value, constant, next_number, scoped
 from minigrad.tensor import Tensor, asarray, cotangent_for
@@ -78,7 +78,7 @@ class _Trace:
         _, foreign = self._reach([leaf for leaf in leaves if isinstance(leaf, Tensor)])
         if foreign and tape.recorder.get() is not None:
             return list(leaves)
-        return [self.given(leaf.data) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return [self.given(_seen(leaf)) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
     def given(self, value: Value) -> Value:
         """A result as the caller expects it: a Tensor where Tensors came in or it is recorded, else an array."""
@@ -115,6 +115,11 @@ class _Trace:
         """The walk's results, zeros where it has none; arrays that share memory with nothing."""
         filled = [zeros_like(like) if value is None else value for value, like in zip(values, likes, strict=True)]
         return [self.given(value if isinstance(value, Tensor) else value.copy()) for value in filled]
+
+
+def _seen(leaf: Tensor) -> Array:
+    """The array of a result, as others may see it."""
+    return leaf.array if is_abstract(leaf.array) else leaf.data
 
 
 def _variable(x: Any, where: str) -> Any:

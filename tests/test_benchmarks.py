@@ -11,29 +11,46 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-CONTESTANTS = {
-    "eager": {
-        "numpy": ["by-hand"],
-        "minigrad": ["minigrad"],
-        "torch": ["torch"],
-        "mygrad": ["mygrad"],
-        "autograd": ["autograd"],
-    },
-    "rnn": {
+EAGER = {
+    "numpy": ["by-hand"],
+    "minigrad": ["minigrad"],
+    "torch": ["torch"],
+    "mygrad": ["mygrad"],
+    "autograd": ["autograd"],
+}
+PARTS = {  # of benchmarks.rnn that are contests
+    "lstm": {
         "numpy": ["by-hand-plain", "by-hand-best"],
         "minigrad": ["minigrad-nn", "minigrad-scan"],
         "torch": ["torch-lstm", "torch-loop"],
-        "jax": ["jax-scan"],
+        "jax": ["jax-scan", "jax-hoisted"],
         "mygrad": ["mygrad-loop"],
         "autograd": ["autograd-loop"],
     },
+    "gru": {"minigrad": ["minigrad-after"], "torch": ["torch-gru"], "jax": ["jax-after"]},
+    "gru-before": {"minigrad": ["minigrad-before", "minigrad-gru"], "jax": ["jax-before"]},
+    "rnn": {"minigrad": ["minigrad-vanilla", "minigrad-rnn"], "torch": ["torch-rnn"], "jax": ["jax-rnn"]},
+    "gates": {"numpy": ["by-hand-best"], "minigrad": ["minigrad-scan", "minigrad-renamed", "minigrad-four"]},
+    "stack": {"minigrad": ["minigrad-two-scans", "minigrad-one-body"]},
+    "lengths": {"minigrad": ["minigrad-scan", "minigrad-lengths"]},
+    "linear": {"numpy": ["by-hand-best"], "minigrad": ["minigrad-scan"]},
+}
+TARGETS = {  # what each part of benchmarks.rnn says about minigrad alone, or beside NumPy
+    "lstm": ["minigrad-nn / by-hand-best", "minigrad-scan / by-hand-best"],
+    "gates": ["minigrad-renamed / by-hand-best", "minigrad-four / minigrad-scan"],
+    "stack": ["minigrad-one-body / minigrad-two-scans"],
+    "lengths": ["minigrad-lengths / minigrad-scan"],
+    "overhead": ["trace, key and record", "a cache miss"],
+    "linear": ["time of a step at T = 20 / at 10"],
+    "memory": ["memory of the LSTM at 8", 'memory of the vanilla at 50,3,4,4, checkpoint="sqrt"'],
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Holds a copy of benchmarks/ alone, so that it finds the minigrad that the other tests find."""
-    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    """Holds a copy of benchmarks/ and examples/ alone, so that it finds the minigrad that the other tests find."""
+    for name in ("benchmarks", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -43,33 +60,92 @@ def python(folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", CONTESTANTS)
-def test_everyone_agrees(folder, name):
-    done = python(folder, "-m", f"benchmarks.{name}", "--smoke")
+def smoke(folder, name, *arguments):
+    done = python(folder, "-m", f"benchmarks.{name}", "--smoke", "--threads", "1", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     missing = re.findall(r"Not installed, so not measured: (.*) \(", done.stdout)
-    absent = {library for library in CONTESTANTS[name] if importlib.util.find_spec(library) is None}
-    assert absent <= {library for line in missing for library in line.split(", ")}
-    expected = {who for library, names in CONTESTANTS[name].items() if library not in absent for who in names}
-    agreed = re.findall(r"same values and gradients, .* from (.*)", done.stdout)
-    assert agreed
-    for names in agreed:
-        assert set(names.split(", ")) == expected
+    assert {library for line in missing for library in line.split(", ")} == {
+        library for library in ("torch", "jax", "autograd", "mygrad") if not installed(library)
+    }
+    return done.stdout
+
+
+def installed(library):
+    return importlib.util.find_spec(library) is not None
+
+
+def present(contestants):
+    return {name for library, names in contestants.items() if installed(library) for name in names}
+
+
+def agreed(text):
+    return [set(names.split(", ")) for names in re.findall(r"same values and gradients, .* from (.*)", text)]
+
+
+def test_everyone_agrees_on_the_eager_chains(folder):
+    assert agreed(smoke(folder, "eager")) == [present(EAGER)]
+
+
+def test_everyone_agrees_on_the_recurrent_networks(folder):
+    parts = re.split(r"^## (.*)$", smoke(folder, "rnn"), flags=re.MULTILINE)
+    texts = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert set(texts) == PARTS.keys() | TARGETS.keys()
+    for part, contestants in PARTS.items():
+        lines = agreed(re.sub(r"^where the time goes.*$", "", texts[part], flags=re.MULTILINE))
+        assert lines, part
+        assert all(names == present(contestants) for names in lines), part
+    for part, targets in TARGETS.items():
+        for target in targets:
+            assert re.search(rf"^(PASS|short) +{re.escape(target)}.*\(at most .*\)$", texts[part], re.MULTILINE), target
+    assert re.search(r"^\| 5,3,4,6 minigrad-scan ", texts["lstm"], re.MULTILINE)  # where the time goes
+
+
+def test_parts_and_contestants_are_chosen(folder):
+    text = smoke(folder, "rnn", "--parts", "gates", "stack", "--only", "by-hand-best", "minigrad-four")
+    assert re.findall("^## (.*)$", text, re.MULTILINE) == ["gates", "stack"]
+    assert agreed(text) == [{"by-hand-best", "minigrad-four"}]
+
+
+def test_a_slow_reference_voids_the_comparison(folder):
+    code = """
+from benchmarks.contest import Size, at_every_size, on_average
+samples = {Size(1, 1, 1, H): {"one": [H * 1.0] * 3, "other": [32.0] * 3} for H in (32, 64, 128)}
+at_every_size(samples, "one", "other", lambda size: {64: 2.5, 128: 3.5}.get(size.H), "VOID")
+on_average(samples, "one", "other", 2.1)
+on_average(samples, "one", "nobody", 2.1)
+"""
+    assert python(folder, "-c", code).stdout.splitlines() == [
+        "PASS   one / other, worst of 1, at 1,1,1,64: 2 (at most 2.5)",
+        "VOID   one / other, worst of 1, at 1,1,1,128: 4 (at most 3.5)",
+        "PASS   one / other, geometric mean of 3: 2 (at most 2.1)",
+    ]
+
+
+@pytest.mark.skipif(
+    not (installed("matplotlib") and installed("rich")), reason="the example needs the extra minigrad[examples]"
+)
+def test_the_character_models_agree(folder):
+    text = smoke(folder, "char_lm")
+    assert re.search(r"20 updates, minigrad *: \d\.\d+ bits per character", text)
+    assert ("same loss and gradients of the first chunk" in text) == installed("torch")
+    assert re.search(r"^\| seconds \| +[\d.]+ \|", text, re.MULTILINE)
 
 
 WRONG = """
 import numpy as np
-from benchmarks import eager, rnn
+from benchmarks import contest, rnn
 
-def wrong(x, W_x, W_h, b):
-    right = rnn.by_hand_best(x, W_x, W_h, b)
-    def step():
-        got = right()
+right = rnn.BEST
+
+def wrong(x, parameters):
+    step = right.make(x, parameters)
+    def spoilt():
+        got = step()
         return {**got, "KEY": VALUE}
-    return step
+    return spoilt
 
-rnn.CONTESTANTS["by-hand-best"] = ("numpy", wrong)
-rnn.measure(rnn.Size(3, 2, 2, 2), ["by-hand-plain", "by-hand-best"], repeats=1)
+contestants = {"by-hand-best": right, "wrong": right._replace(make=wrong)}
+contest.measure("lstm", contest.Size(3, 2, 2, 2), "lstm", contestants, contest.Rounds(1, 1))
 """
 
 
@@ -85,7 +161,7 @@ rnn.measure(rnn.Size(3, 2, 2, 2), ["by-hand-plain", "by-hand-best"], repeats=1)
 def test_a_wrong_contestant_is_not_timed(folder, key, value, message):
     done = python(folder, "-c", WRONG.replace("KEY", key).replace("VALUE", value))
     assert done.returncode == 1
-    assert "by-hand-best at 3,2,2,2" in done.stderr
+    assert "wrong at 3,2,2,2" in done.stderr
     assert message in done.stderr
     assert not done.stdout
 
@@ -97,6 +173,7 @@ def test_a_wrong_contestant_is_not_timed(folder, key, value, message):
         (["--sizes", "1,2,0,3"], "'0' is not a whole number above 0"),
         (["--threads", "two"], "'two' is not a whole number above 0"),
         (["--only", "nobody"], "invalid choice: 'nobody'"),
+        (["--parts", "brass"], "invalid choice: 'brass'"),
     ],
 )
 def test_wrong_options(folder, arguments, message):

@@ -1367,10 +1367,14 @@ def test_a_checkpointed_loop_calls_its_body_twice_a_step():
 
 @ways
 def test_a_weight_updated_too_early_is_noticed(unroll):
-    """A chunk that is computed again must see what it saw."""
+    """A chunk that is computed again must see what it saw: a compiled one does, with the old array."""
     w = mg.tensor(0.5, requires_grad=True)
     loss = mg.scan(lambda s, x: s * w + x, np.ones(4), 0.0, unroll=unroll, checkpoint=2).sum()
     w.data = np.array(0.7)
+    if not unroll:
+        loss.backward()
+        same(w.grad, mg.grad(lambda w: mg.scan(lambda s, x: s * w + x, np.ones(4), 0.0, unroll=True).sum())(0.5))
+        return
     with pytest.raises(RuntimeError, match="after backward"):
         loss.backward()
 
@@ -1448,7 +1452,7 @@ def test_the_uses_of_a_weight_add_up_to_its_gradient(unroll, checkpoint, lengths
             example.body(weights), example.elems, example.init, lengths=lengths, unroll=unroll, checkpoint=checkpoint
         )
         (states * random_like(as_array(states), 0)).sum().backward()
-    assert "tanh" in str(tape)
+    assert ("tanh" if unroll else "scan") in str(tape)  # a compiled scan is one record, its steps are seen on request
     for name, weight in weights.items():
         uses = tape.uses(weight)
         assert checkpoint is not None or len(uses) == 5, name
@@ -1570,7 +1574,9 @@ def training(steps, **options):
 def test_memory_is_linear_in_time_and_checkpoints_save_most_of_it(unroll):
     small, large = (peak(training(steps, unroll=unroll))[0] for steps in (64, 128))
     assert large < 2.3 * small
-    saving, left = peak(training(128, unroll=unroll, checkpoint="sqrt"))
+    checkpointed = training(128, unroll=unroll, checkpoint="sqrt")
+    checkpointed()  # the first time there is something to compile, and buffers to keep
+    saving, left = peak(checkpointed)
     assert saving < large / 3
     assert left < large / 20
 
@@ -1711,7 +1717,7 @@ def test_how_often_the_host_waits(unroll, lengths, checkpoint):
                 example.body(weights), elems, init, has_output=True, lengths=n, unroll=unroll, checkpoint=checkpoint
             )
             loss = outputs["h"].sum()
-        chunks = 0 if checkpoint is None else 2  # each is a walk of its own
+        chunks = 2 if checkpoint is not None and unroll else 0  # each is a walk of its own
         with strict.expect_syncs(1 + chunks):
             loss.backward()
 

@@ -9,7 +9,7 @@ import numpy as np
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import exp, subtract
 from minigrad.ops.indexing import take_along_axis
-from minigrad.ops.op import as_value, axis_of, boxed_like
+from minigrad.ops.op import as_value, axis_of, boxed_like, is_abstract
 from minigrad.ops.reductions import logsumexp
 from minigrad.ops.shape import expand_dims, squeeze
 from minigrad.tape import Array, Box, constant
@@ -82,7 +82,7 @@ def as_labels(name: str, labels: Any, num_classes: int, backend: Any = None) -> 
     array = as_value(name, constant(labels))
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"minigrad.{name}: labels are integers, got dtype {array.dtype}; convert them with astype")
-    if array.size:
+    if array.size and not is_abstract(array):
         xp = backend_of(array).xp
         low, high = int(xp.min(array)), int(xp.max(array))
         if low < 0 or high >= num_classes:

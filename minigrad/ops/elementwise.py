@@ -7,9 +7,10 @@ lists, give a Tensor when given one and an array otherwise, and raise ValueError
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
-from minigrad.ops.op import MINUS_ONE, ONE, boxed_like, elementwise, untracked
+from minigrad.ops.op import MINUS_ONE, ONE, Flags, Shapes, Static, boxed_like, broadcast_rows, elementwise, untracked
 from minigrad.ops.where import where
 from minigrad.tape import Array, Value
 
@@ -463,6 +464,22 @@ def clip_(xp: Any, x: Array, *, lo: Any, hi: Any) -> Array:
 @clip_.partial
 def clip_dx(out: Value, x: Value, *, lo: Any, hi: Any) -> Value:
     return out == x
+
+
+@clip_.batch
+def clip_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static | None:
+    return static if all(len(bound) <= len(shapes[0]) for bound in _bounds(static)) else None
+
+
+@clip_.rows
+def clip_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return broadcast_rows(static, (*shapes, *_bounds(static)), (*aligned, False, False))
+
+
+def _bounds(static: Static) -> Shapes:
+    """The shapes of both bounds, which broadcast like inputs."""
+    bounds = (static["lo"], static["hi"])
+    return [() if bound is None or isinstance(bound, numbers.Real) else bound.shape for bound in bounds]
 
 
 def clip(x: Any, lo: Any = None, hi: Any = None) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.backend import Backend, backend_of
-from minigrad.ops.op import as_value, axis_of, boxed_like, primitive
+from minigrad.ops.op import Flags, Shapes, Static, as_value, axis_of, boxed_like, is_abstract, primitive
 from minigrad.tape import Array, Value, added, constant
 
 Index = tuple[Any, ...]
@@ -43,6 +43,17 @@ def getitem_dx_into(total: Array | None, owned: bool, g: Array, values: Sequence
     return part if total is None else added(total, part)
 
 
+@getitem_.batch
+def getitem_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static | None:
+    index = static["index"]
+    return {"index": (slice(None), *index)} if _is_basic(index) else None
+
+
+@getitem_.rows
+def getitem_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return _keeps_rows(static["index"], shapes[0])
+
+
 @primitive(linear="each")
 def scatter_add(xp: Any, g: Array, *, index: Index, shape: tuple[int, ...]) -> Array:
     return backend_of(g).scatter_add(shape, g.dtype, index, g)
@@ -51,6 +62,35 @@ def scatter_add(xp: Any, g: Array, *, index: Index, shape: tuple[int, ...]) -> A
 @scatter_add.vjp(0)
 def scatter_add_dg(g: Value, out: Value, x: Value, *, index: Index, shape: tuple[int, ...]) -> Value:
     return getitem_(g, index=index)
+
+
+@scatter_add.batch
+def scatter_add_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static | None:
+    """The -1 in first place of `shape` stands for the number of steps."""
+    index, shape = static["index"], static["shape"]
+    return {"index": (slice(None), *index), "shape": (-1, *shape)} if _is_basic(index) else None
+
+
+@scatter_add.rows
+def scatter_add_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    shape = static["shape"]
+    return shape[:1] == shapes[0][:1] and _keeps_rows(static["index"], shape)
+
+
+def _is_basic(index: Index) -> bool:
+    return all(part is None or part is Ellipsis or part.__class__ in (int, slice) for part in index)
+
+
+def _keeps_rows(index: Index, shape: tuple[int, ...]) -> bool:
+    """Whether a basic index takes the whole of axis 0, and leaves it in first place."""
+    if not index:
+        return True
+    if not _is_basic(index):
+        return False
+    first, *others = index
+    if first is Ellipsis:
+        return sum(part is not None for part in others) < len(shape)  # else it stands for no axis
+    return first.__class__ is slice and first.indices(shape[0]) == (0, shape[0], 1)
 
 
 def getitem(x: Any, index: Any) -> Any:
@@ -64,7 +104,11 @@ def getitem(x: Any, index: Any) -> Any:
     """
     x = as_value("getitem", x)
     parts = index if isinstance(index, tuple) else (index,)
-    return boxed_like(getitem_(x, index=_checked(x, parts)), *parts)
+    checked = _checked(x, parts)
+    for part in checked:
+        if is_abstract(part):
+            return boxed_like(part.__minigrad_op__(getitem_, (x,), {"index": checked}), *parts)
+    return boxed_like(getitem_(x, index=checked), *parts)
 
 
 def _checked(x: Value, parts: Index) -> Index:
@@ -97,6 +141,8 @@ def _index_part(backend: Backend, part: Any) -> Any:
     if isinstance(part, int | np.integer) and not isinstance(part, bool):
         return int(part)
     part = constant(part)
+    if is_abstract(part):
+        backend = backend_of(part)
     array = backend.asarray(np.asarray(part) if isinstance(part, list | bool | np.bool_) else part)
     if array.dtype.kind not in "iub" and array.size == 0:
         array = array.astype(np.intp)  # an empty list has no integers to show its dtype
@@ -107,7 +153,7 @@ def _index_part(backend: Backend, part: Any) -> Any:
 
 def check_bounds(index: Array, size: int) -> None:
     """Raise IndexError where an integer array leaves [-size, size). Waits for the device, if there is one."""
-    if index.size:
+    if index.size and not is_abstract(index):
         xp = backend_of(index).xp
         low, high = int(xp.min(index)), int(xp.max(index))
         if low < -size or high >= size:

@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import multiply
-from minigrad.ops.op import absorbing, as_value, primitive, scaled
+from minigrad.ops.op import Flags, Shapes, Static, absorbing, as_value, primitive, scaled
 from minigrad.ops.shape import broadcast_to_, moveaxis, reshape_, swapaxes
 from minigrad.tape import Array, Value, constant
 
@@ -45,6 +45,28 @@ def matmul_db(g: Value, out: Value, a: Value, b: Value) -> Value:
             a, g = reshape_(a, shape=(rows, a.shape[-1])), reshape_(g, shape=(rows, *b.shape[1:]))
         return absorbing(lambda g, a: matmul(a.T, g), g, [a])
     return absorbing(lambda g, a: matmul(swapaxes(a, -1, -2), g), g, [a])
+
+
+@matmul.batch
+def matmul_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static | None:
+    """Time has to come first among the leading axes, which broadcast; or it makes vectors a the rows of a matrix.
+
+    Both stacked: (T, n, k) @ (T, k, m), with equally many axes before n and k. Only a: (T, n, k) @ (k, m) or (k,), and
+    (T, k) @ (k, m) or (k,). Only b: (n, k) or (k,) @ (T, k, m). Not (T, k) @ (T, k), (T, k) @ (T, k, m),
+    (n, k) @ (T, k), nor where what is not stacked has more axes: (T, n, k) @ (p, k, m).
+    """
+    a, b = (len(shape) for shape in shapes)
+    fits = a == b >= 2 if all(stacked) else b <= max(a, 2) if stacked[0] else a <= b >= 2
+    return static if fits else None
+
+
+@matmul.rows
+def matmul_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    """Axis 0 is a leading axis of the product, or the rows of a matrix a."""
+    a, b = (len(shape) for shape in shapes)
+    if all(aligned):
+        return a == b >= 3
+    return b < max(a, 3) and a >= 2 if aligned[0] else a < b >= 3
 
 
 def dot(a: Any, b: Any) -> Any:
@@ -92,6 +114,25 @@ def einsum_doperands(g: Value, out: Value, values: Any, static: Any, wanted: Any
         None if want is None else _einsum_doperand(k, g, list(values), list(inputs), output)
         for k, want in enumerate(wanted)
     ]
+
+
+@einsum_.batch
+def einsum_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static | None:
+    inputs, output = static["inputs"], static["output"]
+    time = next((label for label in _LABELS if label not in "".join(inputs)), None)
+    if time is None:
+        return None
+    names = tuple(time + labels if moves else labels for labels, moves in zip(inputs, stacked, strict=True))
+    return {"inputs": names, "output": time + output}
+
+
+@einsum_.rows
+def einsum_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    row = static["output"][:1]
+    return all(
+        labels[:1] == row and row not in labels[1:] if rows else row not in labels
+        for labels, rows in zip(static["inputs"], aligned, strict=True)
+    )
 
 
 def _einsum_doperand(k: int, g: Value, values: list[Value], inputs: list[str], output: str) -> Value:

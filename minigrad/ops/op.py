@@ -31,6 +31,9 @@ from minigrad.hold import Hold, hold
 from minigrad.tape import Array, Box, Leaf, Record, Value, careful, constant, keep, recorder
 
 Rule = Callable[..., Value]
+Static = dict[str, Any]
+Shapes = Sequence[tuple[int, ...]]
+Flags = Sequence[bool]
 
 REGISTRY: dict[str, Op] = {}
 """Every op that has rules, by name."""
@@ -44,6 +47,8 @@ class Op:
 
     pull_into: Callable[..., Array] | None = None
     structural = False
+    batch_rule: Callable[..., dict[str, Any] | None] | None = None
+    row_rule: Callable[..., bool] | None = None
 
     def __init__(self, forward: Callable[..., Array], name: str | None = None, register: bool = True) -> None:
         self.__name__ = forward.__name__
@@ -109,7 +114,14 @@ class Op:
         return Box.new(out, record(self, values, parents, static, out, held))
 
     def _convert_and_call(self, args: Sequence[Any], static: dict[str, Any]) -> Any:
-        """The slow way in: lists, NumPy scalars, arrays of a type not seen before, or numbers alone."""
+        """The slow way in: lists, NumPy scalars, arrays of a type not seen before, or numbers alone.
+
+        An array without values (in a body that is being traced) takes the call itself.
+        """
+        for arg in args:
+            take = getattr(arg.array if isinstance(arg, Box) else arg, "__minigrad_op__", None)
+            if take is not None:
+                return take(self, args, static)
         return self(*as_values(self.name, args), **static)
 
     # ---- derivative rules -------------------------------------------------------------------------------------
@@ -128,6 +140,25 @@ class Op:
         self.pull_into = rule
         return rule
 
+    def batch(self, rule: Callable[..., dict[str, Any] | None]) -> Callable[..., dict[str, Any] | None]:
+        """Register `rule(static, shapes, stacked)`: how the op works on all steps of a scan at once.
+
+        `shapes` are the inputs' at one step; where `stacked[i]`, input i has a first axis of time before that. The
+        rule gives the static arguments with which one call gives the stack of the outputs, or None: there is no such
+        call. The rule does not know how many steps there are: in a static `shape` it writes -1 for it, in first place.
+        """
+        self.batch_rule = rule
+        return rule
+
+    def rows(self, rule: Callable[..., bool]) -> Callable[..., bool]:
+        """Register `rule(static, shapes, aligned)`: whether rows stay apart.
+
+        That is: if axis 0 of the inputs with `aligned[i]` counts the rows of a batch, axis 0 of the output does too,
+        and each of its rows depends on the same row of those inputs only, and on all of the others.
+        """
+        self.row_rule = rule
+        return rule
+
     def pull(
         self, g: Value, out: Value, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]
     ) -> Sequence[Value | None]:
@@ -142,10 +173,26 @@ class Op:
         raise NotImplementedError
 
 
+def broadcast_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static:
+    """Broadcasting takes one more axis, if what is stacked has as many axes as the output: whoever asks sees to it."""
+    return static
+
+
+def broadcast_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    """What has rows has them on the output's axis 0, and what has none is spread along it."""
+    ndim = max(len(shape) for shape in shapes)
+    return all(
+        len(shape) == ndim if rows else len(shape) < ndim or shape[:1] == (1,)
+        for shape, rows in zip(shapes, aligned, strict=True)
+    )
+
+
 class Elementwise(Op):
     """An op on each element (after broadcasting) of one or two inputs, known by its partial derivatives."""
 
     apply: Callable[..., Any]
+    batch_rule = staticmethod(broadcast_batch)
+    row_rule = staticmethod(broadcast_rows)
 
     def __init__(self, forward: Callable[..., Array]) -> None:
         super().__init__(forward)
@@ -351,6 +398,9 @@ def primitive(linear: str | None = None) -> Callable[[Callable[..., Array]], Pri
 class _Careful(Op):
     """A product of two arrays in which some zeros win over an infinite factor: how a careful walk multiplies."""
 
+    batch_rule = staticmethod(broadcast_batch)
+    row_rule = staticmethod(broadcast_rows)
+
     def push(
         self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]
     ) -> Value:
@@ -410,7 +460,7 @@ def absorbing(product: Callable[..., Value], g: Value, factors: Sequence[Value])
     xp = backend_of(constant(g)).xp
     arrays = [constant(factor) for factor in factors]
     wild = [xp.logical_not(xp.isfinite(array)) for array in arrays]
-    if not any(w.any() for w in wild):  # waits for the device: a careful walk may
+    if not any(is_abstract(w) or w.any() for w in wild):  # waits for the device: a careful walk may
         return product(g, *factors)
     there = (constant(g) != 0).astype(g.dtype)
     ones = [xp.ones_like(array) for array in arrays]
@@ -473,9 +523,14 @@ def zeros_like(value: Value) -> Array:
 
 def as_value(name: str, x: Any) -> Value:
     """An array or a Tensor out of anything that converts to one."""
-    if isinstance(x, Box) or x.__class__ in BACKEND_OF_TYPE:
+    if isinstance(x, Box) or x.__class__ in BACKEND_OF_TYPE or is_abstract(x):
         return x
     return as_values(name, [x])[0]
+
+
+def is_abstract(array: Any) -> bool:
+    """Whether an array has no values to look at, for it stands in a body that is being traced."""
+    return hasattr(array, "__minigrad_op__")
 
 
 def untracked(name: str, argument: str, x: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import divide, exp, multiply, square, subtract
-from minigrad.ops.op import as_value, axes_of, boxed_like, primitive, scaled
+from minigrad.ops.op import Flags, Shapes, Static, as_value, axes_of, boxed_like, primitive, scaled
 from minigrad.ops.shape import astype, broadcast_to_, concatenate_, flip, reshape_, transpose_
 from minigrad.ops.where import where
 from minigrad.tape import Array, Value, constant
@@ -23,6 +23,14 @@ Axes = tuple[int, ...]
 def _kept(x: Value, like: Value, axis: Axes) -> Value:
     """A reduced value, or its cotangent, with its reduced axes back as axes of size 1, so that it broadcasts."""
     return reshape_(x, shape=tuple(1 if a in axis else n for a, n in enumerate(like.shape)))
+
+
+def reduction_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static:
+    return {**static, "axis": tuple(a + 1 for a in static["axis"])}
+
+
+def reduction_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return 0 not in static["axis"]
 
 
 # ---- sum and mean --------------------------------------------------------------------------------------------------
@@ -36,6 +44,10 @@ def sum_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
 @sum_.vjp(0)
 def sum_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
     return broadcast_to_(_kept(g, x, axis), shape=tuple(x.shape))
+
+
+sum_.batch(reduction_batch)
+sum_.rows(reduction_rows)
 
 
 def sum(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
@@ -108,6 +120,8 @@ def min_(xp: Any, x: Array, *, axis: Axes, keepdims: bool) -> Array:
 for _extremum in (max_, min_):
     _extremum.vjp(0)(extremum_dx)
     _extremum.jvp(0)(extremum_jvp)
+    _extremum.batch(reduction_batch)
+    _extremum.rows(reduction_rows)
 
 
 def max(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
@@ -177,6 +191,16 @@ def cumsum_dx(g: Value, out: Value, x: Value, *, axis: int) -> Value:
     return flip(cumsum_(flip(g, axis), axis=axis), axis)
 
 
+@cumsum_.batch
+def cumsum_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static:
+    return {"axis": static["axis"] + 1}
+
+
+@cumsum_.rows
+def cumsum_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return bool(static["axis"] != 0)
+
+
 def cumsum(x: Any, axis: int | None = None) -> Any:
     """The running sum along an axis (of the flattened x by default).
 
@@ -218,6 +242,10 @@ def logsumexp_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool)
     return sum_(scaled(t, _softmax(out, x, axis)), axis=axis, keepdims=keepdims)
 
 
+logsumexp_.batch(reduction_batch)
+logsumexp_.rows(reduction_rows)
+
+
 def logsumexp(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     """log(sum(e ** x)) over the given axes, without overflow. Raises ValueError where there are no elements.
 
@@ -249,6 +277,10 @@ def norm_dx(g: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Va
 @norm_.jvp(0)
 def norm_jvp(t: Value, out: Value, x: Value, *, axis: Axes, keepdims: bool) -> Value:
     return sum_(scaled(t, _direction(out, x, axis)), axis=axis, keepdims=keepdims)
+
+
+norm_.batch(reduction_batch)
+norm_.rows(reduction_rows)
 
 
 def norm(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from minigrad.ops.indexing import getitem_, take
-from minigrad.ops.op import as_value, axes_of, axis_of, primitive
+from minigrad.ops.op import (
+    Flags,
+    Shapes,
+    Static,
+    as_value,
+    axes_of,
+    axis_of,
+    broadcast_batch,
+    broadcast_rows,
+    primitive,
+)
 from minigrad.tape import Array, Value
 
 # ---- reshape and transpose -----------------------------------------------------------------------------------------
@@ -25,6 +35,22 @@ def reshape_(xp: Any, x: Array, *, shape: tuple[int, ...]) -> Array:
 @reshape_.vjp(0)
 def reshape_dx(g: Value, out: Value, x: Value, *, shape: tuple[int, ...]) -> Value:
     return reshape_(g, shape=x.shape)
+
+
+@reshape_.batch
+def reshape_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static:
+    """The -1 in first place of `shape` stands for the number of steps."""
+    return {"shape": (-1, *_closed(static["shape"], shapes[0]))}
+
+
+@reshape_.rows
+def reshape_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return _closed(static["shape"], shapes[0])[:1] == shapes[0][:1]  # in C order, rows are cut where they were
+
+
+def _closed(new: tuple[int, ...], old: tuple[int, ...]) -> tuple[int, ...]:
+    """The new shape of an array, with its -1 worked out."""
+    return tuple(math.prod(old) // -math.prod(new) if n == -1 else n for n in new)
 
 
 def reshape(x: Any, shape: int | Sequence[int]) -> Any:
@@ -47,6 +73,16 @@ def transpose_(xp: Any, x: Array, *, axes: tuple[int, ...]) -> Array:
 @transpose_.vjp(0)
 def transpose_dx(g: Value, out: Value, x: Value, *, axes: tuple[int, ...]) -> Value:
     return transpose_(g, axes=tuple(sorted(range(len(axes)), key=axes.__getitem__)))
+
+
+@transpose_.batch
+def transpose_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static:
+    return {"axes": (0, *[a + 1 for a in static["axes"]])}
+
+
+@transpose_.rows
+def transpose_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return bool(static["axes"][0] == 0)
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
@@ -143,6 +179,18 @@ def broadcast_to_dx(g: Value, out: Value, x: Value, *, shape: tuple[int, ...]) -
     return g  # `unbroadcast` sums it to the shape of x, as it does for every op
 
 
+@broadcast_to_.batch
+def broadcast_to_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static | None:
+    """The -1 in first place of `shape` stands for the number of steps. Without new axes only: they come before time."""
+    return {"shape": (-1, *static["shape"])} if len(static["shape"]) == len(shapes[0]) else None
+
+
+@broadcast_to_.rows
+def broadcast_to_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    shape = static["shape"]
+    return len(shape) == len(shapes[0]) and shape[:1] == shapes[0][:1]
+
+
 def broadcast_to(x: Any, shape: int | Sequence[int]) -> Any:
     """x repeated along new axes and axes of size 1, without copying; the result is read-only.
 
@@ -179,6 +227,16 @@ def concatenate_dxs(
         gradients.append(part)
         start = stop
     return gradients
+
+
+@concatenate_.batch
+def concatenate_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static | None:
+    return {"axis": static["axis"] + 1} if all(stacked) else None
+
+
+@concatenate_.rows
+def concatenate_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return static["axis"] != 0 and all(aligned)
 
 
 def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
@@ -259,6 +317,16 @@ def pad_dx(g: Value, out: Value, x: Value, *, widths: tuple[tuple[int, int], ...
     return getitem_(g, index=tuple(slice(a, a + n) for (a, _), n in zip(widths, x.shape, strict=True)))
 
 
+@pad_.batch
+def pad_batch(static: Static, shapes: Shapes, stacked: Flags) -> Static:
+    return {"widths": ((0, 0), *static["widths"])}
+
+
+@pad_.rows
+def pad_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
+    return not any(static["widths"][0])
+
+
 def pad(x: Any, widths: Any) -> Any:
     """x with zeros around it: `widths` is a number, (before, after), or one such pair for each axis.
 
@@ -303,6 +371,10 @@ def copy_dx(g: Value, out: Value, x: Value) -> Value:
     return g
 
 
+copy_.batch(broadcast_batch)
+copy_.rows(broadcast_rows)
+
+
 def copy(x: Any) -> Any:
     """A copy of x that shares no memory with it.
 
@@ -321,6 +393,10 @@ def astype_(xp: Any, x: Array, *, dtype: np.dtype[Any]) -> Array:
 @astype_.vjp(0)
 def astype_dx(g: Value, out: Value, x: Value, *, dtype: np.dtype[Any]) -> Value:
     return astype_(g, dtype=x.dtype)
+
+
+astype_.batch(broadcast_batch)
+astype_.rows(broadcast_rows)
 
 
 def astype(x: Any, dtype: Any) -> Any:

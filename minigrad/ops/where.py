@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.ops.op import boxed_like, primitive
+from minigrad.ops.op import boxed_like, broadcast_batch, broadcast_rows, primitive
 from minigrad.tape import Array, Value, constant
 
 
@@ -21,6 +21,10 @@ def where_dx(g: Value, out: Value, condition: Value, x: Value, y: Value) -> Valu
 @where_.vjp(2)
 def where_dy(g: Value, out: Value, condition: Value, x: Value, y: Value) -> Value:
     return where_(condition, 0.0, g)
+
+
+where_.batch(broadcast_batch)
+where_.rows(broadcast_rows)
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:

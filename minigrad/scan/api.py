@@ -12,6 +12,7 @@ from minigrad.ops.sequence import as_lengths
 from minigrad.scan.carry import Carry, Leaves, as_leaves
 from minigrad.scan.loop import run_loop
 from minigrad.scan.problem import Problem
+from minigrad.scan.run import run_compiled
 from minigrad.tensor import Tensor
 
 Fn = Callable[[Any, Any], Any]
@@ -71,7 +72,9 @@ def scan(
     steps = _steps(leaves, structure, length)
     rows = None if lengths is None else _rows(lengths, steps, leaves, structure, carry)
     problem = Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
-    state, stacked = run_loop(problem, _interval(checkpoint, steps))
+    interval = _interval(checkpoint, steps)
+    plain = unroll or rows is not None or steps == 0
+    state, stacked = run_loop(problem, interval) if plain else run_compiled(problem, interval)
     results = (state, stacked) if has_output else stacked
     if any(isinstance(leaf, Tensor) for leaf in [*leaves, *carry.leaves]):
         return tree.map(lambda leaf: leaf if isinstance(leaf, Tensor) else Tensor(leaf), results)

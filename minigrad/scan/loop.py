@@ -40,7 +40,7 @@ def run_loop(problem: Problem, interval: int | None) -> tuple[Any, Any]:
             outputs = [_joined(parts) for parts in zip(*(stacks[::-1] if problem.reverse else stacks), strict=True)]
         else:
             outputs = _stacks_of_nothing(problem, enter)
-    outputs = _with_idle_steps(problem, state, outputs)
+    outputs = with_idle_steps(problem, state, outputs)
     assert problem.output_structure is not None  # noqa: S101  # `fn` was called at least once
     return problem.carry.structure.build(state), problem.output_structure.build(outputs)
 
@@ -92,7 +92,7 @@ def _joined(parts: Sequence[Value]) -> Value:
 # ---- steps that no row takes part in -------------------------------------------------------------------------------
 
 
-def _with_idle_steps(problem: Problem, state: Leaves, outputs: Leaves) -> Leaves:
+def with_idle_steps(problem: Problem, state: Leaves, outputs: Leaves) -> Leaves:
     """The stacks with the steps after the last active one: zero outputs, states copied through."""
     idle = problem.steps - problem.active
     if not idle:

@@ -1,0 +1,384 @@
+"""A compiled scan is an op: its forward runs one program, its gradient another, and its derivative is a scan again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from minigrad.backend import Backend, backend_of
+from minigrad.hold import hold
+from minigrad.ops.op import is_abstract, zeros_like
+from minigrad.scan.differentiate import Derivative, differentiate, push_forward
+from minigrad.scan.distribute import is_view, once_nodes
+from minigrad.scan.emit import emit
+from minigrad.scan.interpret import uses
+from minigrad.scan.program import Program
+from minigrad.scan.symbol import CONSTANT, Symbol, current
+from minigrad.scan.trace import Body, order_of
+from minigrad.tape import Array, Box, Value, added, careful, constant, recorder, unbundle
+
+Places = frozenset[int]
+
+
+class Counters:
+    """How often bodies were traced, programs compiled and run since the process began."""
+
+    traces = 0
+    compilations = 0
+    runs = 0
+
+
+class Training(NamedTuple):
+    """The forward program of a scan that will be differentiated: its body, and what it keeps for backward."""
+
+    body: Body
+    program: Program
+    residuals: list[Symbol]
+    once: set[Symbol]
+    backward: dict[Any, tuple[Derivative, Program]]
+
+    def residuals_in(self, frame: Any, fresh: Sequence[Array], reverse: bool) -> list[Array]:
+        """What a run kept for backward."""
+        first = len(self.body.stacked)
+        return [self.program.stack(first + i, reverse, frame, fresh) for i in range(len(self.residuals))]
+
+
+class Saved:
+    """What one forward run left for its backward run; the frame goes back to the pool with it."""
+
+    def __init__(self, training: Training, steps: int, frame: Any, fresh: Sequence[Array]) -> None:
+        self.training = training
+        self.steps = steps
+        self.frame = frame
+        self.fresh = fresh
+        self.lock = threading.Lock()
+
+    def __del__(self) -> None:
+        self.training.program.give_back(self.steps, self.frame)
+
+
+class Checkpoints(NamedTuple):
+    """What a forward run left that is done again in backward: the state before each chunk of steps."""
+
+    training: Training
+    interval: int
+    states: list[Sequence[Array]]
+
+
+def chunks(steps: int, size: int, reverse: bool) -> list[slice]:
+    """The steps in chunks, in the order in which they are walked; one, though empty, of no steps."""
+    parts = [slice(start, min(start + size, steps)) for start in range(0, steps, size)] or [slice(0, 0)]
+    return parts[::-1] if reverse else parts
+
+
+class CompiledScan:
+    """A scan over one body, in one direction of time. Inputs are the initial state, elems and captured values."""
+
+    name = "scan"
+    pull_into: Callable[..., Any] | None = None
+    structural = False
+
+    def __init__(self, body: Body, backend: Backend, reverse: bool, names: dict[Symbol, str] | None = None) -> None:
+        self.body = body
+        self.backend = backend
+        self.reverse = reverse
+        self.names = names or {}
+        self.alive: Any = None  # what the body's symbols stand for must not be made anew meanwhile
+        self._inference: Program | None = None
+        self._training: dict[Places, Training] = {}
+        self._scans: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+
+    # ---- programs --------------------------------------------------------------------------------------------------
+
+    def inference(self) -> Program:
+        """The program that keeps nothing for a gradient."""
+        with self._lock:
+            if self._inference is None:
+                self._inference = self._program(self.body, ["fresh"] * len(self.body.stacked), self.reverse, "forward")
+            return self._inference
+
+    def training(self, wanted: Places) -> Training:
+        """The program that keeps what the gradients of the inputs at `wanted` need."""
+        with self._lock:
+            found = self._training.get(wanted)
+            if found is None:
+                found = self._training[wanted] = self._trained(wanted)
+            return found
+
+    def _trained(self, wanted: Places) -> Training:
+        body = self.body
+        once = once_nodes(order_of(body.results, body.leaves), body.captured)
+        given = [i for i, s in enumerate(body.stacked) if s.dtype.kind == "f"]
+        leaves = {body.leaves[i] for i in wanted}
+        derivative = differentiate(body, leaves, given, self.backend, careful.get(), once)
+        residuals = [*body.carry, *_residuals(body, derivative, once)]
+        kept = body._replace(stacked=[*body.stacked, *residuals])
+        wishes = ["fresh"] * len(body.stacked) + ["frame"] * len(residuals)
+        program = self._program(kept, wishes, self.reverse, "forward")
+        return Training(body, program, residuals, once, {})
+
+    def backward(self, training: Training, wanted: Places, given: Sequence[int]) -> tuple[Derivative, Program]:
+        """The program of the gradients at `wanted` from the cotangents of the stacked results at `given`."""
+        key = (wanted, tuple(given), careful.get())
+        with self._lock:
+            found = training.backward.get(key)
+            if found is None:
+                body = training.body
+                leaves = {body.leaves[i] for i in wanted}
+                derivative = differentiate(body, leaves, given, self.backend, careful.get(), training.once)
+                stacked = derivative.body.elems[len(body.carry) + len(body.elems) :]
+                whole = derivative.body._replace(elems=[*training.residuals, *body.elems, *stacked])
+                wishes = ["fresh"] * len(whole.stacked)
+                program = self._program(whole, wishes, not self.reverse, "backward")
+                found = training.backward[key] = (derivative, program)
+            return found
+
+    def _program(self, body: Body, wishes: list[str], reverse: bool, title: str) -> Program:
+        Counters.compilations += 1
+        source = emit(body, body.captured, reverse, wishes, self.names)
+        return Program(source, self.backend, title)
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+
+    def __call__(self, inputs: Sequence[Value], steps: int, interval: int | None = None) -> list[Value]:
+        """The final state's leaves, the stacked results and the sums; recorded if an input is tracked.
+
+        With an `interval`, the state of every so many steps is kept for backward, and the others computed again.
+        """
+        if any(constant(value).__class__ is Symbol for value in inputs):
+            return self._as_node(inputs, steps)
+        arrays = [constant(value) for value in inputs]
+        make = recorder.get()
+        parents = [value.record if isinstance(value, Box) and value.dtype.kind == "f" else None for value in inputs]
+        if make is None or not any(parents):
+            return [Box.new(array) for array in self._infer(arrays, steps)]
+        training = self.training(frozenset(i for i, parent in enumerate(parents) if parent is not None))
+        saved: Saved | Checkpoints
+        if interval is None:
+            out, saved = self._train(training, arrays, steps)
+        else:
+            saved = Checkpoints(training, interval, [])
+            out = self._infer(arrays, steps, interval, saved.states)
+        held = [hold(array, self.backend) for array in arrays]
+        record = make(self, [*arrays, saved], [*parents, None], {"steps": steps}, tuple(out), held)
+        return list(unbundle(record))
+
+    def _train(self, training: Training, arrays: Sequence[Array], steps: int) -> tuple[list[Array], Saved]:
+        """A run that keeps what backward needs."""
+        Counters.runs += 1
+        program = training.program
+        frame, fresh = program.frame(steps), program.fresh(steps)
+        finals, sums = program.run(steps, *self._apart(arrays), frame, fresh)
+        stacks = [program.stack(i, self.reverse, frame, fresh) for i in range(len(self.body.stacked))]
+        return [*finals, *stacks, *sums], Saved(training, steps, frame, fresh)
+
+    def _infer(
+        self, arrays: Sequence[Array], steps: int, size: int | None = None, states: list[Any] | None = None
+    ) -> list[Array]:
+        """A run that keeps nothing, by chunks of steps, so that its memory does not grow with them.
+
+        The state before each chunk is added to `states`.
+        """
+        Counters.runs += 1
+        program = self.inference()
+        carry, elems, captured = self._apart(arrays)
+        whole = program.fresh(steps)
+        totals: list[Array] | None = None
+        for chunk in chunks(steps, size or program.steps_in_cache(), self.reverse):
+            if states is not None:
+                states.append(carry)
+            n = chunk.stop - chunk.start
+            frame = program.frame(n)
+            carry, sums = program.run(
+                n, carry, [x[chunk] for x in elems], captured, frame, program.part(whole, chunk)
+            )
+            totals = sums if totals is None else [added(a, b) for a, b in zip(totals, sums, strict=True)]
+            program.give_back(n, frame)
+        stacks = [program.stack(i, self.reverse, None, whole) for i in range(len(self.body.stacked))]
+        return [*carry, *stacks, *(totals or [])]
+
+    def _apart(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        a, b = len(self.body.carry), len(self.body.carry) + len(self.body.elems)
+        return values[:a], values[a:b], values[b : b + len(self.body.captured)]
+
+    def _as_node(self, inputs: Sequence[Value], steps: int) -> list[Value]:
+        """This scan inside of a body that is being traced."""
+        trace = current.get()
+        assert trace is not None  # noqa: S101  # there are symbols
+        symbols = [trace.capture(value) if not isinstance(value, Box) else trace.symbol_of(value) for value in inputs]
+        body = self.body
+        forms = [(leaf.shape, leaf.dtype) for leaf in body.carry]
+        forms += [((steps, *s.shape), s.dtype) for s in body.stacked]
+        forms += [(s.shape, s.dtype) for s in body.summed]
+        return [Box.new(out) for out in trace.bundle(self, symbols, {"steps": steps}, forms)]
+
+    def on_arrays(self, *arrays: Array, steps: int) -> list[Array]:
+        """A run that nobody differentiates, as a step of another program."""
+        return self._infer(arrays, steps)
+
+    # ---- differentiation -------------------------------------------------------------------------------------------
+
+    def pull(self, g: Any, out: Any, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]) -> Any:
+        """One gradient an input, from a dict of cotangents by the place of the result."""
+        steps = static["steps"]
+        saved = values[-1]
+        inputs = values[:-1] if isinstance(saved, Saved | Checkpoints) else values
+        want = frozenset(i for i, w in enumerate(wanted[: len(inputs)]) if w is not None)
+        abstract = any(is_abstract(constant(value)) for value in [*inputs, *g.values()])
+        boxed = any(isinstance(value, Box) for value in [*inputs, *g.values()])
+        if boxed or abstract or not isinstance(saved, Saved | Checkpoints):
+            gradients = self._pull_as_scan(g, inputs, steps, want)
+        else:
+            gradients = self._pull_arrays(g, inputs, saved, steps, want)
+        return [gradients.get(i) for i in range(len(wanted))]
+
+    def _pull_arrays(
+        self, g: dict[int, Array], arrays: Sequence[Array], saved: Saved | Checkpoints, steps: int, wanted: Places
+    ) -> dict[int, Array]:
+        """The gradients by the backward program: of all steps, or of one chunk after the other, each done again."""
+        Counters.runs += 1
+        training, body = saved.training, saved.training.body
+        count = len(body.carry)
+        given = [i for i in range(len(body.stacked)) if count + i in g]
+        derivative, program = self.backward(training, wanted, given)
+        carry = [g[i] if i in g else zeros_like(arrays[i]) for i in derivative.active]
+        first = count + len(body.stacked)
+        summed = [self._cotangent(g, first + i, s) for i, s in enumerate(body.summed)]
+        cotangents = [g[count + i] for i in given]
+        start, elems, captured = self._apart(arrays)
+        if isinstance(saved, Saved):
+            with saved.lock:
+                residuals = training.residuals_in(saved.frame, saved.fresh, self.reverse)
+                frame, whole = program.frame(steps), program.fresh(steps)
+                carry, totals = program.run(
+                    steps, carry, [*residuals, *elems, *cotangents], [*captured, *summed], frame, whole
+                )
+                program.give_back(steps, frame)
+        else:
+            whole, totals = program.fresh(steps), []
+            order = chunks(steps, saved.interval, self.reverse)
+            for chunk, state in zip(reversed(order), reversed(saved.states), strict=True):
+                n = chunk.stop - chunk.start
+                xs = [x[chunk] for x in elems]
+                _, again = self._train(training, [*state, *xs, *captured], n)
+                residuals = training.residuals_in(again.frame, again.fresh, self.reverse)
+                frame = program.frame(n)
+                carry, sums = program.run(
+                    n, carry, [*residuals, *xs, *[c[chunk] for c in cotangents]], [*captured, *summed], frame,
+                    program.part(whole, chunk),
+                )  # fmt: skip
+                program.give_back(n, frame)
+                totals = [added(a, b) for a, b in zip(totals, sums, strict=True)] if totals else sums
+        stacks = [program.stack(i, not self.reverse, None, whole) for i in range(len(derivative.elems))]
+        return self._by_place(derivative, carry, stacks, totals)
+
+    def uses_inside(self, record: Any, argnum: int) -> Any:
+        """The uses of one input by the steps of a recorded run; see `Tape.uses`."""
+        return uses(self.body, self.reverse, record, argnum)
+
+    def _cotangent(self, g: dict[int, Any], place: int, like: Symbol) -> Any:
+        return g[place] if place in g else self.backend.xp.zeros(like.shape, dtype=like.dtype)
+
+    def _by_place(
+        self, derivative: Derivative, finals: Sequence[Any], stacks: Sequence[Any], sums: Sequence[Any]
+    ) -> dict[int, Any]:
+        count = len(self.body.carry)
+        gradients = dict(zip(derivative.active, finals, strict=True))
+        gradients |= {count + i: stack for i, stack in zip(derivative.elems, stacks, strict=True)}
+        first = count + len(self.body.elems)
+        return gradients | {first + i: total for i, total in zip(derivative.captured, sums, strict=True)}
+
+    def _pull_as_scan(
+        self, g: dict[int, Value], inputs: Sequence[Value], steps: int, wanted: Places
+    ) -> dict[int, Value]:
+        """The gradients as a scan over the derivative of the body: recorded, or part of a body around it."""
+        body = self.body
+        count = len(body.carry)
+        given = [i for i in range(len(body.stacked)) if count + i in g]
+        key = ("pull", wanted, tuple(given), careful.get())
+        with self._lock:
+            if key not in self._scans:
+                leaves = {body.leaves[i] for i in wanted}
+                derivative = differentiate(body, leaves, given, self.backend, careful.get(), set())
+                scan = CompiledScan(derivative.body, self.backend, not self.reverse)
+                self._scans[key] = (derivative, scan)
+            derivative, scan = self._scans[key]
+        states = self._states(inputs, steps)
+        carry = [g[i] if i in g else zeros_like(inputs[i]) for i in derivative.active]
+        first = count + len(body.stacked)
+        summed = [self._cotangent(g, first + i, s) for i, s in enumerate(body.summed)]
+        _, elems, captured = self._apart(inputs)
+        out = scan([*carry, *states, *elems, *[g[count + i] for i in given], *captured, *summed], steps)
+        a, b = len(derivative.active), len(derivative.active) + len(derivative.elems)
+        boxed = any(isinstance(value, Box) for value in [*inputs, *g.values()])
+        out = out if boxed else [constant(value) for value in out]
+        return self._by_place(derivative, out[:a], out[a:b], out[b:])
+
+    def _states(self, inputs: Sequence[Value], steps: int) -> list[Value]:
+        """The state before every step, from a run of its own."""
+        body = self.body
+        if not body.carry:
+            return []
+        with self._lock:
+            if "states" not in self._scans:
+                whole = Body(body.carry, body.elems, body.captured, body.next, list(body.carry), [])
+                self._scans["states"] = CompiledScan(whole, self.backend, self.reverse)
+        return self._scans["states"](inputs, steps)[len(body.carry) :]  # type: ignore[no-any-return]
+
+    def push(self, tangents: Sequence[Any], out: Any, values: Sequence[Any], static: dict[str, Any]) -> dict[int, Value]:
+        """The tangents of the results, as a scan over the body and its tangent."""
+        steps = static["steps"]
+        saved = values[-1]
+        inputs = values[:-1] if isinstance(saved, Saved | Checkpoints) else values
+        given = frozenset(i for i, t in enumerate(tangents[: len(inputs)]) if t is not None)
+        key = ("push", given, careful.get())
+        with self._lock:
+            if key not in self._scans:
+                forward = push_forward(self.body, given, self.backend, careful.get())
+                self._scans[key] = (forward, CompiledScan(forward.body, self.backend, self.reverse))
+            forward, scan = self._scans[key]
+        carry, elems, captured = self._apart(inputs)
+        seeds = [
+            tangents[i] if tangents[i] is not None else zeros_like(inputs[i]) for i in range(len(inputs))
+        ]
+        t_carry, t_elems, t_captured = self._apart(seeds)
+        result = scan(
+            [
+                *carry, *[t_carry[i] for i in forward.carry], *elems, *[t_elems[i] for i in forward.elems], *captured,
+                *[t_captured[i] for i in forward.captured],
+            ],
+            steps,
+        )  # fmt: skip
+        boxed = any(isinstance(value, Box) for value in [*inputs, *seeds])
+        result = result if boxed else [constant(value) for value in result]
+        count = len(carry)
+        pushed = dict(zip(forward.carry, result[count : count + len(forward.carry)], strict=True))
+        stacks = result[count + len(forward.carry) :]
+        pushed |= {count + i: stack for i, stack in zip(forward.stacked, stacks, strict=False)}
+        first = count + len(self.body.stacked)
+        return pushed | {
+            first + i: total for i, total in zip(forward.summed, stacks[len(forward.stacked) :], strict=True)
+        }
+
+
+def _residuals(body: Body, derivative: Derivative, once: set[Symbol]) -> list[Symbol]:
+    """The forward values of every step that the derivative reads."""
+    forward = set(order_of(body.results, [])) - once - set(body.leaves)
+    found: dict[Symbol, None] = {}
+    seen: set[Symbol] = set()
+    stack = list(derivative.body.results)
+    while stack:
+        symbol = stack.pop()
+        if symbol in seen or symbol.op is CONSTANT:
+            continue
+        seen.add(symbol)
+        if symbol in forward and not is_view(symbol):
+            found[symbol] = None
+        else:
+            stack += symbol.inputs
+    return list(found)
+
+
+__all__ = ["CompiledScan", "Counters", "backend_of"]

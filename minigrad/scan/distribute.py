@@ -1,0 +1,251 @@
+"""Loop distribution: what of a body must stay in the loop over time, and what can be done for all steps at once.
+
+Strongly connected components of the body's dependence graph that hold a state stay sequential; everything else is
+evaluated once, before, between or after the loops, through the ops' batch rules.
+Source: Allen and Kennedy, Automatic translation of Fortran programs to vector form (1987).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from minigrad.ops.indexing import getitem_, scatter_add
+from minigrad.ops.shape import broadcast_to_, concatenate_, reshape_, transpose_
+from minigrad.scan.differentiate import SUM_OVER_TIME
+from minigrad.scan.symbol import STOP, Slot, Symbol, is_elementwise
+from minigrad.scan.trace import PICKED, Body, order_of
+
+
+class Stage(NamedTuple):
+    """A part of a program: nodes of `kind` "once", "batch", "loop" or "final", in their order."""
+
+    kind: str
+    nodes: list[Symbol]
+    carry: list[int]  # the places of the states that a loop hands on
+
+
+class Stages(NamedTuple):
+    """A body taken apart: its stages in order, and where each node went (`loop` counts stages)."""
+
+    stages: list[Stage]
+    place: dict[Symbol, str]  # "once", "batch", "loop", "final"
+    loop: dict[Symbol, int]  # nodes and carry leaves that live in the loop of a stage
+    shifted: list[int]  # states on no cycle: the stack of what they become, one step later
+
+
+def distribute(body: Body, once_leaves: Sequence[Symbol]) -> Stages:
+    """Take a body apart. `once_leaves` are its leaves that are the same at all steps."""
+    order = order_of(body.results, body.leaves)
+    once = once_nodes(order, once_leaves)
+    final = _final_nodes(order)
+    steps = [node for node in order if node not in once and node not in final]
+    next_of = {leaf: new for leaf, new in zip(body.carry, body.next, strict=True) if leaf is not new}
+    components = _components(steps, next_of)
+    same = once | set(once_leaves)
+    alone = {node for node in steps if not batchable(node, same)} | _too_large(order, steps, once)
+    units: list[_Unit] = []
+    unit_of: dict[Symbol, _Unit] = {}
+    for members in components:  # what a component depends on comes before it
+        cyclic = len(members) > 1 or next_of.get(members[0]) is members[0]
+        unit = _Unit(members, "loop" if cyclic else "alone" if members[0] in alone else "batch")
+        units.append(unit)
+        unit_of |= dict.fromkeys(members, unit)
+        for symbol in members:
+            for i in [next_of[symbol]] if symbol in next_of else symbol.inputs:
+                if i in unit_of and unit_of[i] is not unit:
+                    unit.level = max(unit.level, unit.first_level_after(unit_of[i]))
+    place = dict.fromkeys(once, "once") | dict.fromkeys(final, "final")
+    place |= {symbol: "batch" if unit.kind == "batch" else "loop" for symbol, unit in unit_of.items()}
+    stages = [Stage("once", [node for node in order if node in once], [])]
+    loop: dict[Symbol, int] = {}
+    for now in range(max((unit.level for unit in units), default=0) + 1):
+        batch = [unit.members[0] for unit in units if unit.kind == "batch" and unit.level == now]
+        stages.append(Stage("batch", [node for node in batch if node not in next_of], []))
+        loops = [set(unit.members) for unit in units if unit.kind == "loop" and unit.level == now]
+        mapped = {unit.members[0] for unit in units if unit.kind == "alone" and unit.level == now}
+        for members in [*loops, mapped] if mapped else loops:
+            loop |= dict.fromkeys(members, len(stages))
+            carry = [i for i, leaf in enumerate(body.carry) if leaf in members]
+            stages.append(Stage("loop", [node for node in steps if node in members], carry))
+    stages.append(Stage("final", [node for node in order if node in final], []))
+    shifted = [i for i, leaf in enumerate(body.carry) if leaf in unit_of and unit_of[leaf].kind == "batch"]
+    return Stages(stages, place, loop, shifted)
+
+
+class _Unit:
+    """A component of the dependence graph, and how many loops have to be over before it can be done."""
+
+    def __init__(self, members: list[Symbol], kind: str) -> None:
+        self.members = members
+        self.kind = kind  # "loop", "batch", or "alone": a node that has to be done step by step
+        self.level = 0
+
+    def first_level_after(self, other: _Unit) -> int:
+        if other.kind == "batch" or (self.kind == "alone" == other.kind):
+            return other.level
+        return other.level + 1
+
+
+def once_nodes(order: Sequence[Symbol], leaves: Iterable[Symbol]) -> set[Symbol]:
+    """The nodes that are the same at all steps: made of captured values and constants alone."""
+    once = set(leaves)
+    for node in order:
+        if node.op is not SUM_OVER_TIME and all(i in once for i in node.inputs):
+            once.add(node)
+    return once & set(order)
+
+
+def _final_nodes(order: Sequence[Symbol]) -> set[Symbol]:
+    """The nodes that are known after the last step only."""
+    final: set[Symbol] = set()
+    for node in order:
+        if node.op is SUM_OVER_TIME or isinstance(node.op, Contraction) or not final.isdisjoint(node.inputs):
+            final.add(node)
+    return final
+
+
+def _components(steps: Sequence[Symbol], next_of: dict[Symbol, Symbol]) -> list[list[Symbol]]:
+    """The strongly connected components, each after what it depends on.
+
+    Source: Tarjan, Depth-first search and linear graph algorithms (1972), without recursion.
+    """
+    inside = {*steps, *next_of}
+    edges = {
+        symbol: [i for i in ([next_of[symbol]] if symbol in next_of else symbol.inputs) if i in inside]
+        for symbol in [*next_of, *steps]
+    }
+    for node in steps:
+        if node.op is PICKED and node.inputs[0] in edges:
+            edges[node.inputs[0]].append(node)  # the results of one op belong together
+    index: dict[Symbol, int] = {}
+    low: dict[Symbol, int] = {}
+    open_: set[Symbol] = set()
+    stack: list[Symbol] = []
+    components: list[list[Symbol]] = []
+    for root in edges:
+        if root in index:
+            continue
+        work = [(root, iter(edges[root]))]
+        index[root] = low[root] = len(index)
+        stack.append(root)
+        open_.add(root)
+        while work:
+            symbol, rest = work[-1]
+            for i in rest:
+                if i not in index:
+                    index[i] = low[i] = len(index)
+                    stack.append(i)
+                    open_.add(i)
+                    work.append((i, iter(edges[i])))
+                    break
+                if i in open_:
+                    low[symbol] = min(low[symbol], index[i])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[symbol])
+                if low[symbol] == index[symbol]:
+                    members = []
+                    while not members or members[-1] is not symbol:
+                        members.append(stack.pop())
+                    open_.difference_update(members)
+                    components.append(members)
+    return components
+
+
+class Contraction:
+    """An op that sums over time as it goes, `rule` says how; see `reduce`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+PRODUCT_OVER_TIME = Contraction("product_over_time")
+"""The sum over steps of a.T @ b, as one product: (n, k), (n, m) to (k, m)."""
+
+ROWS_OVER_TIME = Contraction("rows_over_time")
+"""The sum over steps and over `axis`."""
+
+SCATTER_OVER_TIME = Contraction("scatter_over_time")
+"""The sum over steps of a scatter_add with index arrays."""
+
+
+VIEWS = (getitem_, reshape_, transpose_, broadcast_to_)
+
+
+def is_view(node: Symbol) -> bool:
+    """Whether a node only looks at its input in another way."""
+    if node.op is STOP:
+        return True
+    if node.op is getitem_:
+        return not any(part.__class__ is Slot for part in node.static["index"])
+    if node.op is reshape_:
+        return is_solid(node.inputs[0])
+    return node.op in VIEWS
+
+
+def is_solid(symbol: Symbol) -> bool:
+    """Whether a value of the program is contiguous, so that it can be reshaped without copying."""
+    return not is_view(symbol) or (symbol.op in (reshape_, STOP) and is_solid(symbol.inputs[0]))
+
+
+def batchable(node: Symbol, once: set[Symbol]) -> bool:
+    """Whether one call can do a node for all steps at once."""
+    if is_elementwise(node.op) or node.op in (SUM_OVER_TIME, COPY, concatenate_, broadcast_to_):
+        return True
+    if node.op in (getitem_, scatter_add):
+        parts = node.static["index"]
+        if any(part.__class__ is Slot for part in parts):
+            return index_rule(node, once) is not None
+    return batched_static(node, [i not in once for i in node.inputs]) is not None
+
+
+def batched_static(node: Symbol, stacked: Sequence[bool]) -> dict[str, Any] | None:
+    """The static arguments for all steps at once, or None; see `Op.batch`."""
+    rule = getattr(node.op, "batch_rule", None)
+    if rule is None or not any(stacked):
+        return None
+    return rule(node.static, [i.shape for i in node.inputs], stacked)  # type: ignore[no-any-return]
+
+
+def index_rule(node: Symbol, once: set[Symbol]) -> str | None:
+    """How a node with index arrays is done at once: "rows" of a table, "all" axes indexed, or None."""
+    parts = node.static["index"]
+    arrays = [part.__class__ is Slot for part in parts]
+    x = node.inputs[0]
+    if node.op is getitem_ and x in once and arrays == [True]:
+        return "rows"
+    kinds = [node.inputs[p.place].dtype.kind for p in parts if p.__class__ is Slot]
+    whole = x.shape if node.op is getitem_ else node.static["shape"]
+    if all(arrays) and len(arrays) == len(whole) and all(k in "iu" for k in kinds) and x not in once:
+        return "all"
+    return None
+
+
+def _too_large(order: Sequence[Symbol], steps: Sequence[Symbol], once: set[Symbol]) -> set[Symbol]:
+    """Terms of a sum over time that are much larger than what they are made of: added up step by step."""
+    inside = set(steps)
+    readers: dict[Symbol, int] = {}
+    for node in order:
+        for i in node.inputs:
+            readers[i] = readers.get(i, 0) + 1
+    found = set()
+    for node in order:
+        if node.op is SUM_OVER_TIME and node.inputs[0] in inside and readers[node.inputs[0]] == 1:
+            term = node.inputs[0]
+            largest = max((math.prod(i.shape) for i in term.inputs), default=0)
+            if math.prod(term.shape) > 4 * largest and math.prod(term.shape) > 4096 and not is_view(term):
+                found.add(term)
+    return found
+
+
+class _Copy:
+    """A value written to a place of its own."""
+
+    name = "copy"
+    batch_rule = None
+
+
+COPY: Any = _Copy()

@@ -1,0 +1,469 @@
+"""Symbols: arrays without values, on which a body runs once to show what it does.
+
+A symbol knows its shape, its dtype and how it is made: by an op from other symbols. Ops that are given one ask it to
+take the call (`__minigrad_op__`), so a body, its ops and their derivative rules run on symbols as they run on arrays.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from minigrad.backend import Backend
+from minigrad.ops import elementwise, indexing, linalg, reductions, shape
+from minigrad.ops.op import REGISTRY, WEAK, Elementwise, Op, explained
+from minigrad.tape import Array, Box, Leaf, Record, Value, recorder
+
+if TYPE_CHECKING:
+    from minigrad.scan.trace import Trace
+
+current: ContextVar[Trace | None] = ContextVar("minigrad_trace", default=None)
+"""The trace that is running."""
+
+
+class TraceError(TypeError):
+    """A body does what cannot be traced; the message names the line."""
+
+
+def untraceable(what: str) -> TraceError:
+    """The error for something that a body does, with the line of the user's code that does it."""
+    return TraceError(
+        f"{what} in the function of scan, at {user_line()}: its values are not known while it is traced. Use "
+        "minigrad's ops (mg.where instead of an if), or pass unroll=True to run it step by step"
+    )
+
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def user_line() -> str:
+    """The innermost line that is running outside of minigrad and NumPy."""
+    frame: Any = sys._getframe(1)  # noqa: SLF001  # there is no other cheap way to a caller's line
+    numpy_home = os.path.dirname(np.__file__)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_HERE, numpy_home, "<")) or name.startswith("<stdin") or name.startswith("<doctest"):
+            return f"{name}, line {frame.f_lineno}"
+        frame = frame.f_back
+    return "an unknown line"
+
+
+class Kind:
+    """What a symbol without op stands for."""
+
+    rules = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+CARRY, ELEM, CAPTURED, CONSTANT = Kind("carry"), Kind("elem"), Kind("captured"), Kind("constant")
+"""A leaf of the state; of the inputs; something from outside of the body; a number or array of a rule."""
+
+
+class Slot(NamedTuple):
+    """The place of an array in static arguments: it is input `place` of the node."""
+
+    place: int
+
+
+class Symbol:
+    """An array without values: `op(*inputs, **static)` of a shape and dtype. A leaf's op is a `Kind`."""
+
+    __slots__ = ("op", "inputs", "static", "shape", "dtype", "trace", "number", "name")
+    __hash__ = object.__hash__
+    __array_ufunc__ = None  # NumPy's arrays leave mixed operators to this class
+
+    def __init__(
+        self,
+        op: Any,
+        inputs: tuple[Symbol, ...],
+        static: dict[str, Any],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        trace: Any = None,
+        number: int = -1,
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.static = static
+        self.shape = shape
+        self.dtype = dtype
+        self.trace = trace
+        self.number = number
+        self.name: str | None = None
+
+    def __repr__(self) -> str:
+        made = f" = {self.op.name}({', '.join(f'#{i.number}' for i in self.inputs)})"
+        return f"#{self.number}{made} {self.dtype}{self.shape}"
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.intp))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    # ---- what takes the calls ----------------------------------------------------------------------------------
+
+    @property
+    def __minigrad_op__(self) -> Callable[..., Any]:
+        return call
+
+    @property
+    def __minigrad_backend__(self) -> Backend:
+        return BACKEND  # type: ignore[return-value]  # as much of one as ops ask for
+
+    def stopped(self) -> Symbol:
+        """The same array, through which no gradient passes."""
+        return apply(STOP, (self,), {})
+
+    # ---- operators and methods, as arrays have them: derivative rules use them -----------------------------------
+
+    def __add__(self, other: Any) -> Any:
+        return call(elementwise.add, (self, other), {})
+
+    def __radd__(self, other: Any) -> Any:
+        return call(elementwise.add, (other, self), {})
+
+    def __sub__(self, other: Any) -> Any:
+        return call(elementwise.subtract, (self, other), {})
+
+    def __rsub__(self, other: Any) -> Any:
+        return call(elementwise.subtract, (other, self), {})
+
+    def __mul__(self, other: Any) -> Any:
+        return call(elementwise.multiply, (self, other), {})
+
+    def __rmul__(self, other: Any) -> Any:
+        return call(elementwise.multiply, (other, self), {})
+
+    def __truediv__(self, other: Any) -> Any:
+        return call(elementwise.divide, (self, other), {})
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return call(elementwise.divide, (other, self), {})
+
+    def __pow__(self, other: Any) -> Any:
+        return call(elementwise.power, (self, other), {})
+
+    def __rpow__(self, other: Any) -> Any:
+        return call(elementwise.power, (other, self), {})
+
+    def __matmul__(self, other: Any) -> Any:
+        return call(linalg.matmul, (self, other), {})
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return call(linalg.matmul, (other, self), {})
+
+    def __neg__(self) -> Any:
+        return call(elementwise.negative, (self,), {})
+
+    def __invert__(self) -> Any:
+        return call(function("logical_not" if self.dtype.kind == "b" else "invert"), (self,), {})
+
+    def __getitem__(self, index: Any) -> Any:
+        return indexing.getitem(self, index)
+
+    def _compared(name: str) -> Any:  # type: ignore[misc]  # used while the class is made
+        def compare(self: Symbol, other: Any) -> Any:
+            return call(function(name), (self, other), {})
+
+        return compare
+
+    __eq__ = _compared("equal")
+    __ne__ = _compared("not_equal")
+    __lt__ = _compared("less")
+    __le__ = _compared("less_equal")
+    __gt__ = _compared("greater")
+    __ge__ = _compared("greater_equal")
+    __and__ = __rand__ = _compared("bitwise_and")
+    __or__ = __ror__ = _compared("bitwise_or")
+    __xor__ = __rxor__ = _compared("bitwise_xor")
+
+    @property
+    def T(self) -> Any:  # noqa: N802  # NumPy's name
+        return shape.transpose(self)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Any:
+        return reductions.sum(self, axis, keepdims)
+
+    def reshape(self, *sizes: Any) -> Any:
+        return shape.reshape(self, sizes[0] if len(sizes) == 1 else sizes)
+
+    def astype(self, dtype: Any) -> Any:
+        return self if self.dtype == dtype else shape.astype(self, dtype)
+
+    def copy(self) -> Any:
+        return self  # nobody can write to it
+
+    def any(self, axis: Any = None) -> Any:
+        return call(function("any"), (self,), {"axis": axis})
+
+    def all(self, axis: Any = None) -> Any:
+        return call(function("all"), (self,), {"axis": axis})
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _unknown(what: str) -> Any:  # type: ignore[misc]
+        def raises(self: Symbol, *_: Any, **__: Any) -> Any:
+            raise untraceable(what)
+
+        return raises
+
+    __bool__ = _unknown("a decision (if, while, and, or) on a value")
+    __float__ = __int__ = __index__ = item = tolist = _unknown("turning a value into a Python number")
+    __array__ = _unknown("turning a value into a NumPy array")
+
+
+# ---- ops without derivative ----------------------------------------------------------------------------------------
+
+_FUNCTIONS: dict[str, Op] = {}
+
+ELEMENTWISE_FUNCTIONS = frozenset(
+    (
+        "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "bitwise_and", "bitwise_or",
+        "bitwise_xor", "logical_and", "logical_or", "logical_not", "invert", "isfinite", "isnan", "isinf",
+        "zeros_like", "ones_like",
+    )
+)  # fmt: skip
+
+
+def function(name: str) -> Op:
+    """An array function by its NumPy name, as an op without derivative."""
+    if name not in _FUNCTIONS:
+
+        def forward(xp: Any, *arrays: Array, **static: Any) -> Array:
+            return getattr(xp, name)(*arrays, **static)
+
+        op = _FUNCTIONS[name] = Op(forward, name, register=False)
+        if name in ELEMENTWISE_FUNCTIONS:
+            op.batch_rule = lambda static, shapes, stacked: static
+            op.row_rule = REGISTRY["add"].row_rule
+    return _FUNCTIONS[name]
+
+
+def _identity(xp: Any, x: Array) -> Array:
+    return x
+
+
+STOP = Op(_identity, "stop_gradient", register=False)
+STOP.batch_rule = lambda static, shapes, stacked: static
+STOP.row_rule = lambda static, shapes, aligned: aligned[0]
+
+
+def is_elementwise(op: Any) -> bool:
+    """Whether an op works on each element after broadcasting."""
+    return isinstance(op, Elementwise) or op in _BROADCASTING or op.name in ELEMENTWISE_FUNCTIONS
+
+
+_BROADCASTING = (REGISTRY["where"], REGISTRY["scale"], REGISTRY["absorb"], STOP)
+
+
+class _Namespace:
+    """The array functions of symbols, for what ops and rules call by name; without symbols, the real library's."""
+
+    def __getattr__(self, name: str) -> Any:
+        trace = current.get()
+        if trace is None:
+            raise TraceError(_USED_AFTER)
+        real = getattr(trace.backend.xp, name)
+        if not callable(real):
+            return real
+
+        def dispatch(*args: Any, **static: Any) -> Any:
+            if any(isinstance(arg, Symbol) for arg in args):
+                return call(function(name), args, static)
+            return real(*args, **static)
+
+        return dispatch
+
+
+class _SymbolBackend:
+    """What ops ask of a symbol's backend."""
+
+    name = "traced"
+    xp = _Namespace()
+    array_type = Symbol
+
+    def asarray(self, data: Any, dtype: Any = None) -> Any:
+        if isinstance(data, Symbol):
+            return data if dtype is None else data.astype(dtype)
+        trace = current.get()
+        if trace is None:
+            raise TraceError(_USED_AFTER)
+        return trace.backend.asarray(data, dtype)
+
+    def to_host(self, array: Any) -> Any:
+        raise untraceable("looking at a value")
+
+    def any_nan(self, arrays: Any) -> bool:
+        return True  # who cannot look must take care
+
+    def is_writeable(self, array: Any) -> bool:
+        return False
+
+
+BACKEND = _SymbolBackend()
+_USED_AFTER = (
+    "a traced value of a function of scan is used after its trace: return it from the function as an output "
+    "(has_output=True) instead of keeping it"
+)
+
+
+# ---- calling ops on symbols ----------------------------------------------------------------------------------------
+
+
+def call(op: Any, args: Sequence[Any], static: dict[str, Any]) -> Any:
+    """Take the call of an op some of whose arguments are symbols, or Tensors of them."""
+    trace = current.get()
+    if trace is None:
+        raise TraceError(_USED_AFTER)
+    boxed = False
+    parents: list[Record | None] | None = None
+    inputs: list[Any] = []
+    for place, arg in enumerate(args):
+        array: Any = arg
+        if isinstance(arg, Box):
+            boxed, array = True, arg.array
+            record = arg.record
+            if record is not None and (record.number > trace.started or record.out.__class__ is Symbol):
+                # a derivative taken inside of the body
+                parents = parents or [None] * len(args)
+                parents[place] = record
+        if array.__class__ is Symbol:
+            inputs.append(array if array.trace is trace or trace.literal else trace.adopt(array))
+        elif array.__class__ in WEAK:
+            inputs.append(array)
+        else:
+            inputs.append(trace.capture(arg))
+    if static:
+        static = _slotted(static, inputs, trace)
+    try:
+        out = trace.node(op, inputs, static)
+    except (ValueError, TypeError, IndexError) as error:
+        if isinstance(error, TraceError):
+            raise
+        raise explained(op.name, inputs, error) from error
+    if not boxed:
+        return out
+    make = recorder.get()
+    if parents is None or make is None or out.dtype.kind != "f":
+        return Box.new(out)
+    values = [constant_of(i) for i in out.inputs[: len(args)]]
+    return Box.new(out, make(op, values, parents, filled(out.static, out.inputs), out, None))
+
+
+def apply(op: Any, inputs: Sequence[Symbol], static: dict[str, Any]) -> Symbol:
+    """A node of the running trace from symbols."""
+    return call(op, inputs, static)  # type: ignore[no-any-return]
+
+
+def constant_of(symbol: Symbol) -> Any:
+    """A symbol as derivative rules get it: a constant number is a number."""
+    if symbol.op is CONSTANT and symbol.static["value"].__class__ in WEAK:
+        return symbol.static["value"]
+    return symbol
+
+
+def _slotted(static: dict[str, Any], inputs: list[Any], trace: Trace) -> dict[str, Any]:
+    """Static arguments with the arrays in them moved to the inputs."""
+
+    def moved(value: Any) -> Any:
+        if value.__class__ is tuple:
+            return tuple([moved(part) for part in value])
+        if value.__class__ is Symbol or isinstance(value, Box) or (hasattr(value, "dtype") and hasattr(value, "shape")):
+            array = value.array if isinstance(value, Box) else value
+            if array.__class__ is not Symbol:
+                array = trace.capture(array)
+            elif array.trace is not trace and not trace.literal:
+                array = trace.adopt(array)
+            inputs.append(array)
+            return Slot(len(inputs) - 1)
+        return value
+
+    return {key: moved(value) for key, value in static.items()}
+
+
+def filled(static: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
+    """Static arguments with values in the place of slots."""
+
+    def fill(value: Any) -> Any:
+        if value.__class__ is Slot:
+            return values[value.place]
+        return tuple([fill(part) for part in value]) if value.__class__ is tuple else value
+
+    return {key: fill(value) for key, value in static.items()} if static else static
+
+
+def slots(static: dict[str, Any]) -> int:
+    """How many slots there are in static arguments."""
+
+    def count(value: Any) -> int:
+        return 1 if value.__class__ is Slot else sum(map(count, value)) if value.__class__ is tuple else 0
+
+    return sum(map(count, static.values()))
+
+
+# ---- shapes --------------------------------------------------------------------------------------------------------
+
+_FORMS: dict[Any, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+
+
+def form_of(op: Any, inputs: Sequence[Any], static: dict[str, Any], key: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and dtype of `op(*inputs, **static)`; found once for each combination, by trying."""
+    forms = (op, key, *[(i.shape, i.dtype) if i.__class__ is Symbol else i.__class__ for i in inputs])
+    found = _FORMS.get(forms)
+    if found is None:
+        if len(_FORMS) > 10_000:
+            _FORMS.clear()
+        found = _FORMS[forms] = _tried(op, inputs, static)
+    return found
+
+
+def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with np.errstate(all="ignore"):
+        if is_elementwise(op):
+            shapes = [i.shape for i in inputs if i.__class__ is Symbol]
+            try:
+                whole = np.broadcast_shapes(*shapes)
+            except ValueError:
+                whole = None
+            if whole is not None:
+                small = [np.ones((), i.dtype) if i.__class__ is Symbol else i for i in inputs]
+                return whole, np.asarray(op.forward(np, *small, **static)).dtype
+        dummies: list[Any] = [_dummy(i.shape, i.dtype) if i.__class__ is Symbol else i for i in inputs]
+        if op is linalg.matmul and all(len(d.shape) >= 2 for d in dummies):
+            a, b = dummies
+            if a.shape[-1] == b.shape[-2]:
+                dummies = [a[..., :0], b[..., :0, :]]  # the shape without the work
+        count = slots(static)
+        arrays = dummies[: len(dummies) - count] if count else dummies
+        out = np.asarray(op.forward(np, *arrays, **filled(static, dummies)))
+    return out.shape, out.dtype
+
+
+def _dummy(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def leaf_record(symbol: Symbol) -> Leaf:
+    """A variable of a derivative of a body."""
+    return Leaf(symbol)
+
+
+__all__ = [
+    "BACKEND", "CAPTURED", "CARRY", "CONSTANT", "ELEM", "STOP", "Kind", "Slot", "Symbol", "TraceError", "Value",
+    "apply", "call", "constant_of", "current", "filled", "form_of", "function", "is_elementwise", "slots",
+    "untraceable", "user_line",
+]  # fmt: skip
