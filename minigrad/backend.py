@@ -31,6 +31,9 @@ class Backend(Protocol):
 
     A backend whose arrays may be subclassed can offer `check_subclass(cls)` too, which returns if arrays of
     that subclass mean the same under every operator, and else raises TypeError, saying what to do.
+
+    A backend for which every call is dear, as a GPU's kernels are, can offer `elementwise(run)` too, which
+    returns `f(*arrays)`: it does an `ElementwiseRun` at once. Without it, scan calls ufuncs one by one.
     """
 
     @property
@@ -75,6 +78,30 @@ class Backend(Protocol):
 
     def synchronize(self) -> None:
         """Wait until everything that was asked of the device is done."""
+
+
+class ElementwiseRun(NamedTuple):
+    """A run of elementwise operations that a backend's `elementwise` can do in one kernel.
+
+    Step `(name, operands, destination)` means `arrays[destination][...] = ufunc(*[arrays[i] for i in operands])`:
+    it is computed in the dtype that NumPy takes for these operands, and converted to the destination's. The name
+    is a NumPy ufunc's, or "where", "copy" (one operand), "fill_0" or "fill_1" (none). The steps are done in order,
+    so what a step has written is what later ones read.
+
+    Shapes, strides and dtypes are known only at the call, and may differ between calls. All destinations have one
+    shape, and operands broadcast to it. No array overlaps a destination in part: it is the same memory, element
+    for element, or apart.
+
+    >>> from minigrad.backend import ElementwiseRun
+    >>> run = ElementwiseRun(steps=(("multiply", (0, 1), 2), ("tanh", (2,), 2)), arrays=3)  # c = tanh(a * b)
+    >>> run.arrays
+    3
+    """
+
+    steps: tuple[tuple[str, tuple[int, ...], int], ...]
+    """For each operation its name, the numbers of its operands and the number of its destination."""
+    arrays: int
+    """How many arrays take part; operands and destinations are numbered from 0."""
 
 
 class BackendStatus(NamedTuple):

@@ -6,11 +6,16 @@ Importing this module is free. `xp` and `array_type` import cupy, which works on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from minigrad_cupy.kernels import ElementwiseKernel
+
+if TYPE_CHECKING:
+    from minigrad.backend import ElementwiseRun
 
 
 class CupyBackend:
@@ -98,6 +103,15 @@ class CupyBackend:
         out = self.xp.zeros(shape, dtype)
         self.xp.add.at(out, index, values)
         return out
+
+    def elementwise(self, run: ElementwiseRun) -> Callable[..., None]:
+        """Return f(*arrays), which does a run of elementwise operations in one kernel.
+
+        A kernel is generated and compiled for each combination of dtypes and layouts that it is called with,
+        when it is first called. Values are those that CuPy's functions would give one by one, rounded after
+        each step. Raises ValueError for a step that has no kernel, or with too many or too few operands.
+        """
+        return ElementwiseKernel(run, self.xp)
 
     def any_nan(self, arrays: Iterable[Any]) -> bool:
         """Return whether any of the arrays holds a NaN, waiting for the device once for all of them."""

@@ -13,6 +13,7 @@ from minigrad import random
 from minigrad.backend import Backend, backend_of, default_backend
 from minigrad.scan.carry import Leaves
 from minigrad.scan.compiled import CompiledScan, Counters
+from minigrad.scan.names import LocalNames, name_values
 from minigrad.scan.problem import Problem
 from minigrad.scan.symbol import Symbol, TraceError, current
 from minigrad.scan.trace import Body, Trace, traced
@@ -67,14 +68,17 @@ def compiled(problem: Problem, elems: Leaves, state: Leaves, enter: Callable[[in
         if found is not None:
             _cache.move_to_end(key)
     if found is None:
-        again, _ = _trace(problem, backend, elems, state, enter)
-        if again.code != trace.code:
+        with LocalNames() as local:
+            again, same = _trace(problem, backend, elems, state, enter)
+        if again.code != trace.code or _results(same) != _results(body):
             raise TraceError(
                 "the function of scan did something else when it was called again: "
                 f"{_difference(trace, again)}. It must be pure, without state of its own (a counter, a list); "
                 "or pass unroll=True to run it step by step"
             )
-        found = CompiledScan(body, backend, problem.reverse)
+        name_values(problem, again, same, local)
+        again.forget()
+        found = CompiledScan(same, backend, problem.reverse)
         with _lock:
             _cache[key] = found
             while len(_cache) > CACHE_SIZE:
@@ -109,10 +113,16 @@ def _trace(
         return traced(backend, problem.call_on, state, elems)
 
 
+def _results(body: Body) -> list[int]:
+    return [s.number for s in body.results]
+
+
 def _difference(one: Trace, other: Trace) -> str:
     for a, b in zip(one.code, other.code, strict=False):
         if a != b:
             return f"{_entry(a)} became {_entry(b)}"
+    if len(one.code) == len(other.code):
+        return "it returned another of its values"
     return f"it had {len(one.code)} operations and then {len(other.code)}"
 
 

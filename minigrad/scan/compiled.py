@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from minigrad.backend import Backend, backend_of
 from minigrad.hold import hold
 from minigrad.ops.op import is_abstract, zeros_like
+from minigrad.scan import rewrite
 from minigrad.scan.differentiate import Derivative, differentiate, push_forward
 from minigrad.scan.distribute import is_view, once_nodes
 from minigrad.scan.emit import emit
@@ -96,7 +97,8 @@ class CompiledScan:
         """The program that keeps nothing for a gradient."""
         with self._lock:
             if self._inference is None:
-                self._inference = self._program(self.body, ["fresh"] * len(self.body.stacked), self.reverse, "forward")
+                body = rewrite.forward(self.body, self.backend)
+                self._inference = self._program(body, ["fresh"] * len(body.stacked), self.reverse, "forward")
             return self._inference
 
     def training(self, wanted: Places) -> Training:
@@ -108,7 +110,7 @@ class CompiledScan:
             return found
 
     def _trained(self, wanted: Places) -> Training:
-        body = self.body
+        body = rewrite.forward(self.body, self.backend)
         once = once_nodes(order_of(body.results, body.leaves), body.captured)
         given = [i for i, s in enumerate(body.stacked) if s.dtype.kind == "f"]
         leaves = {body.leaves[i] for i in wanted}
@@ -130,6 +132,7 @@ class CompiledScan:
                 derivative = differentiate(body, leaves, given, self.backend, careful.get(), training.once)
                 stacked = derivative.body.elems[len(body.carry) + len(body.elems) :]
                 whole = derivative.body._replace(elems=[*training.residuals, *body.elems, *stacked])
+                whole = rewrite.backward(whole, self.backend)
                 wishes = ["fresh"] * len(whole.stacked)
                 program = self._program(whole, wishes, not self.reverse, "backward")
                 found = training.backward[key] = (derivative, program)

@@ -155,6 +155,18 @@ def _components(steps: Sequence[Symbol], next_of: dict[Symbol, Symbol]) -> list[
     return components
 
 
+def cycles(body: Body, order: Sequence[Symbol], once: set[Symbol]) -> dict[Symbol, int]:
+    """What has to stay in loops: the number of its component for each node and state on a cycle."""
+    steps = [node for node in order if node not in once]
+    next_of = {leaf: new for leaf, new in zip(body.carry, body.next, strict=True) if leaf is not new}
+    return {
+        symbol: number
+        for number, members in enumerate(_components(steps, next_of))
+        if len(members) > 1
+        for symbol in members
+    }
+
+
 class Contraction:
     """An op that sums over time as it goes, `rule` says how; see `reduce`."""
 

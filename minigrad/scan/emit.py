@@ -35,19 +35,9 @@ from minigrad.scan.distribute import (
     is_solid,
     is_view,
 )
+from minigrad.scan.plan import UFUNCS, Buffer, Place, Plan, pieces
 from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, filled, is_elementwise
 from minigrad.scan.trace import PICKED, Body
-
-UFUNCS = {
-    name: name
-    for name in (
-        "add", "subtract", "multiply", "divide", "negative", "exp", "log", "log1p", "expm1", "sqrt", "square", "tanh",
-        "sin", "cos", "sign", "maximum", "minimum", "power", "equal", "not_equal", "less", "less_equal", "greater",
-        "greater_equal", "bitwise_and", "bitwise_or", "bitwise_xor", "logical_and", "logical_or", "logical_not",
-        "invert", "isfinite", "isnan", "isinf",
-    )
-} | {"abs": "absolute"}  # fmt: skip
-
 
 class Kept(NamedTuple):
     """Where a stacked result is found after a run: part `part` of array `index` of the frame or of the fresh ones."""
@@ -77,26 +67,6 @@ class Source(NamedTuple):
     bytes_a_step: int
 
 
-class Buffer:
-    """A place for values: a stack if `lead` is "T" or "T + 1", else one array."""
-
-    def __init__(self, name: str, lead: str, shape: tuple[int, ...], dtype: np.dtype[Any], kind: str) -> None:
-        self.name = name
-        self.lead = lead
-        self.shape = shape
-        self.dtype = dtype
-        self.kind = kind  # "frame" or "fresh"
-        self.place = -1
-
-
-class Place(NamedTuple):
-    """Where a node's value is: a part of a buffer, `columns` of its last axes if it is a piece of something."""
-
-    buffer: Buffer
-    part: str = "all"
-    columns: tuple[Any, ...] | None = None
-
-
 def emit(
     body: Body,
     once: Sequence[Symbol],
@@ -122,6 +92,8 @@ class _Emitter:
         self.once_leaves = [*once, *self.frozen]
         self.reverse = reverse
         self.stages = distribute(self.body, self.once_leaves)
+        self.plan = Plan(self.body, self.stages, self.wanted, self.frozen)
+        self.place, self.carry_place = self.plan.place, self.plan.carry_place
         self.given_names = names
         self.taken: set[str] = set(_RESERVED)
         self.name_of: dict[Symbol, str] = {}
@@ -131,13 +103,11 @@ class _Emitter:
         self.exports: list[str] = []
         self.constants: dict[str, Any] = {}
         self.fresh: list[Buffer] = []
-        self.place: dict[Symbol, Place] = {}
         self.whole: dict[Any, tuple[str, str]] = {}  # variable, and whether "make" or "run" defines it
         self.products: list[int] = []
         self.leaf_place = {leaf: ("carry", i) for i, leaf in enumerate(self.body.carry)}
         self.leaf_place |= {leaf: ("elem", i) for i, leaf in enumerate(self.body.elems)}
         self.leaf_place |= {leaf: ("captured", i) for i, leaf in enumerate(self.body.captured)}
-        self.scratch: set[int] = set()  # places of states that need no stack
         self.uid = itertools.count()
 
     # ---- names -------------------------------------------------------------------------------------------------
@@ -173,7 +143,8 @@ class _Emitter:
 
     def source(self) -> Source:
         self.inputs()
-        self.places()
+        for buffer in self.plan.buffers():
+            self.claim(buffer)
         self.first_states()
         for number, stage in enumerate(self.stages.stages):
             if stage.kind == "loop":
@@ -191,6 +162,13 @@ class _Emitter:
         return self.text()
 
     def text(self) -> Source:
+        kept = []
+        for symbol in self.body.stacked:
+            place = self.place.get(symbol) or self.carry_place[symbol]
+            if place.buffer.kind == "fresh":
+                kept.append(Kept("fresh", self.fresh.index(place.buffer), place.part))
+            else:
+                kept.append(Kept("frame", self.exports.index(self.stack(symbol)[0]), "all"))
         frame = "".join(f"{name}, " for name in self.exports)
         fresh = "".join(f"{b.name}, " for b in self.fresh)
         head = ["(" + frame + ") = frame"] if frame else []
@@ -202,16 +180,6 @@ class _Emitter:
                 inputs.append("(" + "".join(f"{self.input_name(leaf)}, " for leaf in leaves) + f") = {name}")
         run = [*inputs, *head, *self.run]
         make = [*self.make, f"return ({frame})"]
-        kept = []
-        for i in range(len(self.body.stacked)):
-            place = self.place[self.body.stacked[i]] if self.body.stacked[i] in self.place else None
-            if place is None:
-                leaf = self.body.stacked[i]
-                place = self.carry_place[leaf]
-            if place.buffer.kind == "fresh":
-                kept.append(Kept("fresh", self.fresh.index(place.buffer), place.part))
-            else:
-                kept.append(Kept("frame", self.exports.index(place.buffer.name), place.part))
         return Source(
             "def make(T):\n" + "".join(f"    {line}\n" for line in make),
             "def run(T, carry, elems, captured, frame, fresh):\n" + "".join(f"    {line}\n" for line in run),
@@ -247,124 +215,27 @@ class _Emitter:
 
     # ---- where values are kept -----------------------------------------------------------------------------------
 
-    def buffer(self, wish: str, lead: str, shape: tuple[int, ...], dtype: Any, kind: str = "frame") -> Buffer:
-        buffer = Buffer(wish, lead, shape, dtype, kind)
-        if kind == "fresh":
-            self.fresh.append(buffer)
+    def claim(self, buffer: Buffer) -> None:
+        """Name a buffer, and have it made."""
+        owner = buffer.owner
+        if owner in self.plan.carry_place:
+            buffer.name = self.fresh_name(self.named(owner) + ("_states" if buffer.lead else "_now"))
         else:
-            self.bytes_a_step += bool(lead) * math.prod(shape) * dtype.itemsize
-            sizes = ", ".join([lead] * bool(lead) + [str(n) for n in shape])
-            sizes = f"({sizes},)" if sizes else "()"
-            self.make.append(f"{buffer.name} = empty({sizes}, {self.dtype(dtype)})")
-            self.exports.append(buffer.name)
-        return buffer
+            buffer.name = self.whole_name(owner) if buffer.lead else self.named(owner)
+        if buffer.kind == "fresh":
+            self.fresh.append(buffer)
+            return
+        self.bytes_a_step += bool(buffer.lead) * math.prod(buffer.shape) * buffer.dtype.itemsize
+        self.allocate(buffer.name, buffer.lead, buffer.shape, buffer.dtype)
+
+    def allocate(self, name: str, lead: str, shape: tuple[int, ...], dtype: Any) -> None:
+        sizes = ", ".join([lead] * bool(lead) + [str(n) for n in shape])
+        sizes = f"({sizes},)" if sizes else "()"
+        self.make.append(f"{name} = empty({sizes}, {self.dtype(dtype)})")
+        self.exports.append(name)
 
     def dtype(self, dtype: np.dtype[Any]) -> str:
         return self.const(dtype, dtype.name)
-
-    def places(self) -> None:
-        """Decide where every computed value is kept."""
-        body, stages = self.body, self.stages
-        fresh = {s for s, want in zip(body.stacked, self.wanted, strict=True) if want == "fresh"}
-        framed = {s for s, want in zip(body.stacked, self.wanted, strict=True) if want == "frame"}
-        outside = self.outside = self.read_outside() | fresh | framed
-        self.carry_place: dict[Symbol, Place] = {}
-        for i, (leaf, new) in enumerate(zip(body.carry, body.next, strict=True)):
-            if leaf in self.frozen:
-                continue
-            if leaf in stages.loop and leaf not in outside and new not in outside:
-                self.scratch.add(i)
-                buffer = self.buffer(self.fresh_name(self.named(leaf) + "_now"), "", leaf.shape, leaf.dtype)
-                self.carry_place[leaf] = Place(buffer)
-                continue
-            kind = "fresh" if leaf in fresh or new in fresh else "frame"
-            buffer = self.buffer(self.fresh_name(self.named(leaf) + "_states"), "T + 1", leaf.shape, leaf.dtype, kind)
-            self.carry_place[leaf] = Place(buffer, "before")
-            self.place[new] = Place(buffer, "after")
-        for node in body.stacked:
-            if node not in self.place and node not in self.carry_place:
-                kind = "fresh" if node in fresh else "frame"
-                self.place[node] = Place(self.buffer(self.whole_name(node), "T", node.shape, node.dtype, kind))
-        order = [node for stage in stages.stages for node in stage.nodes]
-        self.readers = _readers(order, body)
-        for node in reversed(order):  # a concatenation before its pieces
-            if is_view(node) or node.op is CONSTANT:
-                continue
-            kind = stages.place[node]
-            if node not in self.place and kind in ("once", "batch", "loop") and self.writes_in_place(node):
-                if kind == "loop" and node not in outside:
-                    place = Place(self.buffer(self.named(node), "", node.shape, node.dtype))
-                elif kind == "once":
-                    place = Place(self.buffer(self.named(node), "", node.shape, node.dtype))
-                else:
-                    place = Place(self.buffer(self.whole_name(node), "T", node.shape, node.dtype))
-                self.place[node] = place
-            elif node not in self.place and kind == "loop" and node in outside:
-                self.place[node] = Place(self.buffer(self.whole_name(node), "T", node.shape, node.dtype))
-            if node.op is concatenate_ and node in self.place:
-                self.place_pieces(node)
-
-    def place_pieces(self, node: Symbol) -> None:
-        """Let the pieces of a concatenation be computed where they belong."""
-        place, axis, start = self.place[node], node.static["axis"], 0
-        for piece in node.inputs:
-            stop = start + piece.shape[axis]
-            columns = (slice(None),) * axis + (slice(start, stop),)
-            same_stage = self.stages.place.get(piece) == self.stages.place[node] and self.stages.loop.get(
-                piece
-            ) == self.stages.loop.get(node)
-            single = sum(p is piece for p in node.inputs) == 1
-            if (
-                same_stage
-                and single
-                and piece not in self.place
-                and (place.buffer.lead or piece not in self.outside)
-                and piece.dtype == node.dtype
-                and self.can_be_piece(piece)
-                and not is_view(piece)
-                and place.columns is None
-                and piece not in self.leaf_place
-            ):
-                self.place[piece] = Place(place.buffer, place.part, columns)
-            start = stop
-
-    def can_be_piece(self, node: Symbol) -> bool:
-        return is_elementwise(node.op) and node.op.name in UFUNCS
-
-    def writes_in_place(self, node: Symbol) -> bool:
-        """Whether a node is computed into a given array."""
-        if node.op.name in UFUNCS or node.op in (COPY, where_, concatenate_, matmul):
-            return True
-        if node.op is sum_:
-            return True
-        return node.op.name in ("zeros_like", "ones_like")
-
-    def read_outside(self) -> set[Symbol]:
-        """What lives in a loop and is read outside of it, directly or through views."""
-        loop = self.stages.loop
-        found: set[Symbol] = set()
-        for stage_number, stage in enumerate(self.stages.stages):
-            for node in stage.nodes:
-                if is_view(node) and node in loop:
-                    continue
-                if node.op is SUM_OVER_TIME and self.added_up_in_loop(node.inputs[0]):
-                    continue
-                for i in node.inputs:
-                    while True:
-                        if i in loop and loop[i] != stage_number:
-                            found.add(i)
-                        if i in self.leaf_place or not is_view(i):
-                            break
-                        i = i.inputs[0]  # noqa: PLW2901  # what it is a view of
-        for i, (leaf, new) in enumerate(zip(self.body.carry, self.body.next, strict=True)):
-            if leaf not in loop and new in loop:
-                found.add(new)
-            if leaf in loop and loop.get(new) != loop[leaf]:
-                raise AssertionError(f"state {i} is made outside of its loop")
-        return found
-
-    def added_up_in_loop(self, symbol: Symbol) -> bool:
-        return symbol in self.stages.loop and symbol not in self.leaf_place and not is_view(symbol)
 
     # ---- values as a whole: stacks, and what is the same for all steps --------------------------------------------
 
@@ -433,8 +304,8 @@ class _Emitter:
         if place.part != "all":
             text += "[:-1]" if first else "[1:]"
         if place.columns is not None:
-            lead = [slice(None)] if place.buffer.lead else []
-            text += _brackets([*lead, *place.columns])
+            axis, start, stop = place.columns
+            text += _brackets([slice(None)] * (axis + bool(place.buffer.lead)) + [slice(start, stop)])
         return text
 
     def view(self, node: Symbol, variable: str) -> str:
@@ -571,9 +442,10 @@ class _Emitter:
             return variable
         key = ("solid", symbol)
         if key not in self.whole:
-            buffer = self.buffer(self.fresh_name(self.named(symbol) + "_solid"), "", symbol.shape, symbol.dtype)
-            self.run.append(f"copyto({buffer.name}, {variable})")
-            self.whole[key] = (buffer.name, "make")
+            name = self.fresh_name(self.named(symbol) + "_solid")
+            self.allocate(name, "", symbol.shape, symbol.dtype)
+            self.run.append(f"copyto({name}, {variable})")
+            self.whole[key] = (name, "make")
         return self.whole[key][0]
 
     def indexed(self, node: Symbol, operands: list[str], stacked: list[bool]) -> str:
@@ -689,16 +561,12 @@ class _Emitter:
     ) -> None:
         """A concatenation: pieces that are not in their places yet are copied there."""
         assert destination is not None  # noqa: S101  # concatenations have places
-        place, axis, start = self.place[node], node.static["axis"], 0
-        for piece, operand in zip(node.inputs, operands, strict=True):
-            stop = start + piece.shape[axis]
-            mine = self.place.get(piece)
-            columns = (slice(None),) * axis + (slice(start, stop),)
-            there = mine is not None and mine.buffer is place.buffer and mine.columns == columns
-            if not there:
-                index = [slice(None)] * lead + list(columns)
+        place = self.place[node]
+        for (piece, columns), operand in zip(pieces(node), operands, strict=True):
+            if self.place.get(piece) != place._replace(columns=columns):
+                axis, start, stop = columns
+                index = [slice(None)] * (axis + lead) + [slice(start, stop)]
                 lines.append(f"{indent}copyto({destination}{_brackets(index)}, {operand})")
-            start = stop
 
     def assign(self, node: Symbol, text: str, destination: str | None, lines: list[str], kind: str) -> None:
         if destination is not None:
@@ -816,8 +684,8 @@ class _Loop:
             e.step_call(node, operands, destination, self.lines, "    ")
             if destination is None:
                 self.seen[node] = e.named(node)
-            for reader in e.readers.get(node, ()):
-                if reader.op is SUM_OVER_TIME:
+            for reader in e.plan.readers.get(node, ()):
+                if reader.op is SUM_OVER_TIME and reader.inputs[0] is node:
                     name = e.named(reader)
                     e.run.append(f"{name} = zeros({_tuple(node.shape)}, {e.dtype(node.dtype)})")
                     sums.append(reader)
@@ -825,7 +693,7 @@ class _Loop:
                     self.lines.append(f"    add({name}, {value}, {name})")
                     e.whole[reader] = (name, "run")
         for i in self.stage.carry:
-            if i in e.scratch:
+            if i in e.plan.scratch and i not in e.plan.direct:
                 leaf, new = e.body.carry[i], e.body.next[i]
                 self.lines.append(f"    copyto({e.carry_place[leaf].buffer.name}, {self.reference(new)})")
         e.products.append(self.products)
@@ -857,8 +725,8 @@ class _Loop:
             return name
         if is_view(symbol) and symbol not in e.leaf_place:
             base = symbol.inputs[0]
-            inner = self.reference(base)
-            if inner not in self.zipped:
+            if self.is_constant(base) or not self.has_stack(base):
+                inner = self.reference(base)
                 if self.is_constant(base):
                     home = "make" if inner in e.exports else "run"
                     name = e.define(e.named(symbol), e.view(symbol, inner), home)[0]
@@ -876,6 +744,13 @@ class _Loop:
         self.zipped[name] = steps
         self.seen[symbol] = name
         return name
+
+    def has_stack(self, symbol: Symbol) -> bool:
+        """Whether all steps of a value stand somewhere."""
+        e = self.e
+        while symbol not in e.leaf_place and symbol not in e.place and is_view(symbol):
+            symbol = symbol.inputs[0]
+        return symbol in e.leaf_place or symbol in e.place or e.stages.loop.get(symbol) != self.number
 
     def is_constant(self, symbol: Symbol) -> bool:
         """Whether a value stands at the same place at every step."""
@@ -954,14 +829,6 @@ def _depends_on_steps(symbol: Symbol, body: Body) -> bool:
             seen.add(s)
             stack += s.inputs
     return False
-
-
-def _readers(order: Sequence[Symbol], body: Body) -> dict[Symbol, list[Symbol]]:
-    readers: dict[Symbol, list[Symbol]] = {}
-    for node in order:
-        for i in node.inputs:
-            readers.setdefault(i, []).append(node)
-    return readers
 
 
 def _slot_count(static: dict[str, Any]) -> int:

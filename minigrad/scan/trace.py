@@ -166,6 +166,11 @@ class Trace:
         self.values.append(self.backend.asarray(number, dtype))
         return leaf
 
+    def forget(self) -> None:
+        """Let go of what the body was traced with: its program takes captured values from every call anew."""
+        self.outer = None
+        self.values, self.draws, self._known = [], [], {}
+
     def symbol_of(self, value: Value) -> Symbol:
         """The node behind a value that the body returned."""
         array = value.array if isinstance(value, Box) else value

@@ -4,8 +4,18 @@
 in `strict.device_array`. Green here does not prove that CuPy agrees; red shows what CuPy may refuse.
 """
 
-from strict.device_array import StrictArray, count_syncs, expect_syncs, memory_order
+from strict.device_array import StrictArray, count_launches, count_syncs, expect_syncs, memory_order
+from strict.elementwise import interpret
 from strict.namespace import xp
 from strict.plugin import backend
 
-__all__ = ["StrictArray", "backend", "count_syncs", "expect_syncs", "memory_order", "xp"]
+__all__ = [
+    "StrictArray",
+    "backend",
+    "count_launches",
+    "count_syncs",
+    "expect_syncs",
+    "interpret",
+    "memory_order",
+    "xp",
+]

@@ -10,7 +10,7 @@ Where CuPy is lenient or undefined, it raises, so that what passes here passes o
 * an index out of range raises (CuPy wraps it around); so does storing two values in one place (undefined);
 * there is no read-only flag, no `__index__`, no `@=`;
 * what is not elementwise returns its result in an order of memory that nobody would guess;
-* every wait of the host for the device is counted.
+* every wait of the host for the device is counted, and so is everything that the device is asked to compute.
 """
 
 from __future__ import annotations
@@ -59,6 +59,41 @@ def expect_syncs(count: int) -> Iterator[None]:
 def synchronised(by: str) -> None:
     for log in _logs.get():
         log.append(by)
+
+
+# Counting what the device is asked to compute
+
+_launches: ContextVar[tuple[list[str], ...]] = ContextVar("strict_launch_logs", default=())
+NO_LAUNCH = frozenset("empty empty_like".split())
+
+
+@contextmanager
+def count_launches() -> Iterator[list[str]]:
+    """Collect, in the list that the block is given, the calls that CuPy would launch a kernel for, or several.
+
+    Each ufunc, operator, product, reduction, copy on the device, fill and index by an array is one; views of an array,
+    new arrays without values and copies from the host or to it are none.
+    """
+    log: list[str] = []
+    _launches.set((*_launches.get(), log))
+    try:
+        yield log
+    finally:
+        _launches.set(_launches.get()[:-1])
+
+
+def launched(by: str) -> None:
+    for log in _launches.get():
+        log.append(by)
+
+
+def launched_unless_view(by: str, result: Any, inputs: Any) -> None:
+    """Count a call as a launch, unless all that it returns are views of arrays that it was given."""
+    found = list(arrays_in(result if isinstance(result, (tuple, list)) else [result]))
+    given = list(arrays_in(inputs))
+    views = bool(found) and all(any(np.may_share_memory(a, b) for b in given) for a in found)
+    if not views and by not in NO_LAUNCH:
+        launched(by)
 
 
 # The order of memory of results
@@ -206,6 +241,7 @@ class StrictArray:
         if any(dispatches(value, "__array_ufunc__") for value in inputs):
             return NotImplemented  # a Tensor, which knows what to do
         if method == "__call__" and not kwargs and isinstance(inputs[0], np.generic):
+            launched(ufunc.__name__)
             with quietly():  # np.float32(2) + a, which Python asks NumPy first
                 return wrap(ufunc(*(unwrap(value, ufunc.__name__) for value in inputs)), "elementwise")
         raise TypeError(f"np.{ufunc.__name__} was called with a device array; use the array's own namespace")
@@ -268,6 +304,7 @@ class StrictArray:
         return StrictArray, (self._data.copy(),)
 
     def __deepcopy__(self, memo: Any) -> StrictArray:
+        launched("copy")
         return StrictArray(self._data.copy())
 
     def get(self) -> np.ndarray:
@@ -287,7 +324,9 @@ class StrictArray:
         index = check_index(index)
         if not any(part is ... for part in index):
             index = (*index, ...)  # then NumPy returns an array even where all axes are gone
-        return wrap(self._data[index], "getitem", self._data)
+        result = self._data[index]
+        launched_unless_view("getitem", result, [self._data])
+        return wrap(result, "getitem", self._data)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if not isinstance(value, (StrictArray, *SCALARS)):
@@ -295,6 +334,7 @@ class StrictArray:
         index = check_index(index)
         if isinstance(value, StrictArray) and value.size > 1:
             check_no_repeat(self.shape, index)
+        launched("setitem")
         with quietly():
             self._data[index] = unwrap(value, "setitem")
 
@@ -339,6 +379,7 @@ def binary(ufunc: np.ufunc) -> tuple[Callable[..., Any], Callable[..., Any], Cal
         value = operand(other, ufunc)
         if value is NotImplemented:
             return NotImplemented
+        launched(ufunc.__name__)
         with quietly():
             ufunc(self._data, value, out=self._data)
         return self
@@ -346,6 +387,7 @@ def binary(ufunc: np.ufunc) -> tuple[Callable[..., Any], Callable[..., Any], Cal
     def compute(x: Any, y: Any) -> Any:
         if ufunc is np.matmul and not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
             raise TypeError("matmul takes two device arrays, not a scalar")
+        launched(ufunc.__name__)
         with quietly():
             result = ufunc(x, y)
         if name == "elementwise":
@@ -363,6 +405,7 @@ def wrap_elementwise(result: Any) -> Any:
 
 def unary(ufunc: np.ufunc) -> Callable[[StrictArray], StrictArray]:
     def method(self: StrictArray) -> StrictArray:
+        launched(ufunc.__name__)
         with quietly():
             return wrap_elementwise(ufunc(self._data))
 
@@ -410,8 +453,12 @@ def method(name: str, arguments: str) -> Callable[..., Any]:
         with quietly():
             options = {key: unwrap(value, name) for key, value in kwargs.items()}
             result = function(self._data, *inputs, **options)
-        if name in HOST_RESULT or out is not None:
-            return result if out is None else out
+        if name in HOST_RESULT:
+            return result
+        if out is not None:
+            launched(name)
+            return out
+        launched_unless_view(name, result, [self._data])
         return wrap(result, name, self._data, *inputs)
 
     call.__name__ = name

@@ -13,6 +13,8 @@ from strict.device_array import (
     check_arguments,
     check_index,
     check_positions,
+    launched,
+    launched_unless_view,
     quietly,
     synchronised,
     unwrap,
@@ -90,6 +92,8 @@ def creator(name: str) -> Callable[..., StrictArray]:
         shared = isinstance(data, StrictArray) and not (copies if copy is None else copy)
         host = to_data(data)
         result = host.astype(host.dtype if dtype is None else dtype, order=order, copy=not shared)
+        if isinstance(data, StrictArray) and result is not host:
+            launched(name)
         return data if result is host else StrictArray(result)
 
     create.__name__ = name
@@ -128,6 +132,7 @@ class StrictUfunc:
                 raise TypeError(f"cupy.{self.__name__}: Unsupported type {type(value)}")
         if out is not None:
             options |= {"out": unwrap(out, self.__name__), "casting": casting}
+        launched(self.__name__)
         with quietly():
             result = self._ufunc(*(unwrap(value, self.__name__) for value in args), **options)
         if len(args) > self.nin:
@@ -140,6 +145,7 @@ class StrictUfunc:
             raise NotImplementedError(f"cupy.{self.__name__}.at is not supported")
         if not isinstance(array, StrictArray) or not isinstance(values, (StrictArray, *SCALARS)):
             raise TypeError(f"cupy.{self.__name__}.at: Unsupported types {type(array)}, {type(values)}")
+        launched(f"{self.__name__}.at")
         with quietly():
             self._ufunc.at(array._data, check_index(index), unwrap(values, self.__name__))
 
@@ -186,7 +192,9 @@ def strict_function(name: str, function: Callable[..., Any]) -> Callable[..., An
         if name in HOST:
             return result
         if kwargs.get("out") is not None:
+            launched(name)
             return kwargs["out"]
+        launched_unless_view(name, result, [*inputs, *options.values()])
         return wrap(result, name, *inputs, *options.values())
 
     call.__name__ = name

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from strict.device_array import StrictArray, synchronised
+from strict.elementwise import elementwise
 from strict.namespace import StrictNamespace, xp
 
 
@@ -35,6 +36,8 @@ class StrictBackend:
         out = xp.zeros(shape, dtype)
         xp.add.at(out, index, values)
         return out
+
+    elementwise = staticmethod(elementwise)
 
     def any_nan(self, arrays: Iterable[StrictArray]) -> bool:
         found = [xp.isnan(array).any() for array in arrays if array.dtype.kind in "fc"]

@@ -1,0 +1,5 @@
+"""What a learner looks at: the programs that scan runs."""
+
+from minigrad.explain.program import Listing, Part, program
+
+__all__ = ["Listing", "Part", "program"]

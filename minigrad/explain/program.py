@@ -1,0 +1,114 @@
+"""The programs that scan makes of a function, to be read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minigrad import random
+from minigrad.scan.api import _steps as steps_of
+from minigrad.scan.cache import compiled
+from minigrad.scan.carry import Carry, as_leaves
+from minigrad.scan.problem import Problem
+from minigrad.scan.program import Program
+from minigrad.tape import Box, Value, recorder
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Part:
+    """One program: `source` is its Python, `products_in_loops` counts the matrix products in each of its loops.
+
+    The source defines `make(T)`, which makes the buffers for T steps, and `run`, which computes in them.
+    """
+
+    source: str
+    products_in_loops: list[int]
+
+    def __str__(self) -> str:
+        return self.source
+
+    __repr__ = __str__
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Listing:
+    """What scan runs: `forward`, and `backward`, which is None where no gradient is wanted. Print it to read it."""
+
+    forward: Part
+    backward: Part | None
+
+    def __str__(self) -> str:
+        parts = [("forward", self.forward), ("backward", self.backward)]
+        return "\n".join([f"# ---- {title}: {_counted(part)} ----\n\n{part}" for title, part in parts if part])
+
+    __repr__ = __str__
+
+
+def program(
+    fn: Callable[[Any, Any], Any],
+    elems: Any,
+    initializer: Any,
+    *,
+    has_output: bool = False,
+    reverse: bool = False,
+    lengths: Any = None,
+) -> Listing:
+    """The programs that `mg.scan` with these arguments runs forward and backward, as Python source.
+
+    `fn` is traced and compiled, or found compiled already, as scan does it; nothing is run. Gradients are those by
+    every tensor among `elems`, `initializer` and what `fn` captures that requires one, from cotangents of the final
+    state and of everything that is stacked. Where none requires one, or in `mg.no_grad`, forward is the program
+    that keeps nothing for backward.
+
+    The source is straight-line array code, its names taken from the variables of `fn` where they are known: a name
+    in `_all` holds a value of all T steps. Comments say what is done once for all steps and what at each step.
+    Raises what scan raises where an argument does not fit or `fn` cannot be traced.
+
+    >>> import minigrad as mg, numpy as np
+    >>> W_x, W_h = (mg.tensor(np.ones((n, 3)), requires_grad=True) for n in (2, 3))
+    >>> def cell(h, x):
+    ...     return mg.tanh(x @ W_x + h @ W_h)
+    >>> listing = mg.explain.program(cell, np.ones((5, 4, 2)), np.zeros((4, 3)))
+    >>> listing.forward.products_in_loops  # h @ W_h; the other product is done for all steps at once
+    [1]
+    >>> "W_x" in listing.forward.source, "# for each step, from the last to the first" in listing.backward.source
+    (True, True)
+    """
+    if hasattr(fn, "zero_state") or not callable(fn):
+        raise TypeError(
+            f"explain.program takes a function fn(state, x) as scan does, got {type(fn).__name__}; "
+            "for a cell, pass a function that calls it"
+        )
+    leaves, structure = as_leaves("elems", elems)
+    carry = Carry(*as_leaves("initializer", initializer))
+    # Packing: hand the checked lengths on to Problem and to the programs, once these differ with lengths.
+    problem = Problem(fn, leaves, structure, carry, has_output, reverse, None, steps_of(leaves, structure, None))
+    with random.steps() as enter:
+        scan, captured, draws = compiled(problem, leaves, carry.leaves, enter)
+    inputs: list[Value | None] = [*carry.leaves, *leaves, *[None] * len(draws), *captured]
+    wanted = frozenset(i for i, value in enumerate(inputs) if _requires_grad(value))
+    if not wanted or recorder.get() is None:
+        return Listing(_part(scan.inference()), None)
+    training = scan.training(wanted)
+    given = [i for i, stacked in enumerate(scan.body.stacked) if stacked.dtype.kind == "f"]
+    _, backward = scan.backward(training, wanted, given)
+    return Listing(_part(training.program), _part(backward))
+
+
+def _requires_grad(value: Any) -> bool:
+    return isinstance(value, Box) and value.record is not None and value.array.dtype.kind == "f"
+
+
+def _part(program: Program) -> Part:
+    source = program.source
+    return Part(f"{source.make}\n\n{source.run}", list(source.products_in_loops))
+
+
+def _counted(part: Part) -> str:
+    """How many matrix products are done at each step."""
+    counts: Sequence[int] = part.products_in_loops
+    if not counts:
+        return "no loop"
+    products = " and ".join(map(str, counts)) + (" matrix product" if counts == [1] else " matrix products")
+    return f"{products} in the loop" if len(counts) == 1 else f"{products} in the {len(counts)} loops"

@@ -1,0 +1,61 @@
+"""Runs of elementwise operations on strict arrays: one launch, and what the caller must guarantee is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.backend import ElementwiseRun
+from strict.device_array import StrictArray, launched, quietly
+
+
+def interpret(run: ElementwiseRun, arrays: Sequence[Any], xp: Any) -> None:
+    """Do a run step by step: what every backend's `elementwise` must agree with."""
+    for name, operands, destination in run.steps:
+        values = [arrays[i] for i in operands]
+        if name == "copy":
+            (result,) = values
+        elif name in ("fill_0", "fill_1"):
+            result = int(name == "fill_1")
+        else:
+            result = getattr(xp, name)(*values)
+        arrays[destination][...] = result
+
+
+def elementwise(run: ElementwiseRun) -> Callable[..., None]:
+    """Return f(*arrays), which does a run on strict arrays as NumPy would, and counts one launch."""
+    written = sorted({destination for _, _, destination in run.steps})
+
+    def call(*arrays: StrictArray) -> None:
+        assert len(arrays) == run.arrays, f"the run takes {run.arrays} arrays, got {len(arrays)}"
+        for array in arrays:
+            if type(array) is not StrictArray:
+                raise TypeError(f"elementwise: Unsupported type {type(array)}")
+        data = [array._data for array in arrays]
+        check_apart(data, written)
+        launched("elementwise")
+        with quietly():
+            interpret(run, data, np)
+
+    return call
+
+
+def check_apart(arrays: Sequence[np.ndarray], written: Sequence[int]) -> None:
+    """Raise ValueError if destinations differ in shape, or an array overlaps one of them in part."""
+    shapes = {arrays[i].shape for i in written}
+    if len(shapes) != 1:
+        raise ValueError(f"the destinations of a run have one shape, got {shapes}")
+    (shape,) = shapes
+    for i in written:
+        for j, other in enumerate(arrays):
+            if np.shares_memory(arrays[i], other) and places(other, shape) != places(arrays[i], shape):
+                raise ValueError(f"array {j} overlaps destination {i}, and is not the same element for element")
+
+
+def places(array: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """What tells where each element of an array that broadcasts to a shape is."""
+    array = np.broadcast_to(array, shape)
+    strides = [stride for stride, n in zip(array.strides, shape, strict=True) if n > 1]
+    return array.__array_interface__["data"][0], strides, array.dtype
