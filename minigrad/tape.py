@@ -183,7 +183,8 @@ class Box:
 recorder: ContextVar[Callable[..., Record] | None] = ContextVar("minigrad_recorder", default=Record)
 """What makes the record of an op: `Record`, a tape's `watch`, or None where nothing is recorded."""
 
-careful: ContextVar[bool] = ContextVar("minigrad_careful", default=False)
+careful: ContextVar[bool | str] = ContextVar("minigrad_careful", default=False)
+"""Whether products are done with care; "elementwise": all but the sums of products, which have no values yet."""
 
 
 open_variables: ContextVar[tuple[Record, ...]] = ContextVar("minigrad_open_variables", default=())

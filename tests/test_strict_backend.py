@@ -14,7 +14,7 @@ import minigrad_cupy
 import strict
 import strict.names
 import strict.refresh_names
-from strict import StrictArray, count_syncs, expect_syncs, memory_order, xp
+from strict import StrictArray, count_launches, count_syncs, expect_syncs, memory_order, xp
 
 backend = strict.backend
 HOST = np.arange(24.0).reshape(2, 3, 4)
@@ -502,6 +502,42 @@ def test_a_wrong_count_is_an_error_that_names_the_waits():
     message = r"expected 0 synchronisations, got 2: float\(\), get\(\)"
     with pytest.raises(AssertionError, match=message), expect_syncs(0):
         _ = float(a), a.get()
+
+
+# Counting launches
+
+
+def test_what_is_launched_is_counted():
+    a, b = device(), device()
+    with count_launches() as log:
+        _ = a + b, 1.0 - a, -a, xp.exp(a), a @ b.mT, np.float32(2) * a
+        a += b
+        xp.add(a, b, out=a)
+    assert log == "add subtract negative exp matmul multiply add add".split()
+    with count_launches() as log:
+        _ = a.sum(), xp.max(a, axis=0), xp.stack([a, b]), xp.where(a > 0, a, b), a.copy(), xp.zeros(3), a.astype("f4")
+        xp.copyto(a, b)
+        a[0] = 0.0
+        a.fill(1.0)
+        _ = a[device([0])], xp.ascontiguousarray(a.T), a.T.reshape(-1)
+        backend.scatter_add((3,), "float64", device([0]), a[0, 0, :1])
+    expected = "sum max stack greater where copy zeros astype copyto setitem setitem getitem ascontiguousarray reshape"
+    assert log == [*expected.split(), "zeros", "add.at"]
+    with count_launches() as outer, count_launches() as inner:
+        _ = a * b
+    assert outer == inner == ["multiply"]
+    _ = a * b
+    assert len(outer) == 1
+
+
+def test_views_and_what_the_host_knows_are_no_launches():
+    a = device()
+    with count_launches() as log:
+        _ = a[0], a[..., 1:], a.T, a.reshape(6, 4), a.ravel(), a.transpose(2, 0, 1), xp.broadcast_to(a, (5, 2, 3, 4))
+        _ = a.astype("float64", copy=False), xp.asarray(a), xp.expand_dims(a, 0), a[:0], list(a), a.shape, len(a)
+        _ = xp.empty((2, 3)), xp.empty_like(a), xp.result_type(a, "float32"), xp.ascontiguousarray(a)
+        _ = backend.to_host(a), backend.asarray(HOST), float(a[0, 0, 0])
+    assert log == []
 
 
 # The order of memory

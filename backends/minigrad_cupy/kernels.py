@@ -20,6 +20,8 @@ import numpy as np
 if TYPE_CHECKING:
     from minigrad.backend import ElementwiseRun
 
+Step = tuple[str, tuple[int, ...], int]  # name, numbers of the operands, number of the destination
+
 NAME = "elementwise"
 """What every kernel is called."""
 
@@ -121,9 +123,9 @@ OPERATIONS: dict[str, dict[str, str]] = {
     "divide": {"f": "x / y"},
     "negative": {**_wrapped("-{u}(x)"), "f": "-x"},
     "absolute": {"b": "x", "u": "x", "i": "x < 0 ? {v}(-{u}(x)) : x", "f": "fabs{f}(x)"},
-    "sign": {**_for("iu", "(x > 0) - (x < 0)"), "f": "x > 0 ? 1 : x < 0 ? -1 : x == 0 ? 0 : x"},
+    "sign": {"u": "x != 0", "i": "(x > 0) - (x < 0)", "f": "x > 0 ? 1 : x < 0 ? -1 : x == 0 ? 0 : x"},
     "square": {**_wrapped("{u}(x) * {u}(x)"), "f": "{m}(x, x)"},
-    "power": {"f": "pow{f}(x, y)", **_for("iu", "integer_power(x, y)")},
+    "power": {"f": "pow{f}(x, y)", **_for("iu", "{v}(integer_power(x, y))")},
     "maximum": {"f": "x >= y || x != x ? x : y", **_for("biu", "x >= y ? x : y")},  # the first NaN wins
     "minimum": {"f": "x <= y || x != x ? x : y", **_for("biu", "x <= y ? x : y")},
     "equal": _for("biuf", "x == y"),
@@ -151,13 +153,12 @@ SPECIAL = {"copy": 1, "where": 3, "fill_0": 0, "fill_1": 0}
 
 INTEGER_POWER = """\
 // Wraps around as repeated products do. A negative exponent gives 0, 1 or -1: there is no way to raise an error here.
-template <typename T>
-__device__ T integer_power(T base, T exponent) {
-    if (exponent < 0) return base == 1 ? 1 : base == static_cast<T>(-1) ? (exponent % 2 ? -1 : 1) : 0;
+__device__ long long integer_power(long long base, long long exponent) {
+    if (exponent < 0) return base == 1 ? 1 : base == -1 ? (exponent % 2 ? -1 : 1) : 0;
     unsigned long long result = 1, factor = base;
     for (; exponent > 0; exponent /= 2, factor *= factor)
         if (exponent % 2) result *= factor;
-    return static_cast<T>(result);
+    return static_cast<long long>(result);
 }
 """
 
@@ -246,10 +247,9 @@ def plan(run: ElementwiseRun, views: Sequence[View], limit: int = INT_LIMIT) -> 
     shape = _common_shape(views, written)
     strides = {i: _broadcast_strides(i, views[i], shape) for i in used}
     number = _merged(views, strides, used, written)
-    passed = tuple(i for i in used if number[i] == i)
-    steps = tuple((name, tuple(number[i] for i in operands), number[d]) for name, operands, d in run.steps)
-    written = {number[i] for i in written}
-    extents, steps_of = _joined_axes(shape, {i: strides[i] for i in passed}, min(written))
+    steps = _needed([(name, tuple(number[i] for i in operands), number[d]) for name, operands, d in run.steps])
+    passed = tuple(sorted({i for _, operands, d in steps for i in (*operands, d)}))
+    extents, steps_of = _joined_axes(shape, {i: strides[i] for i in passed}, steps[-1][2])
     kinds = {i: _kind(extents, steps_of[i]) for i in passed}
     count = math.prod(shape)
     reach = max(sum((n - 1) * abs(s) for n, s in zip(extents, steps_of[i], strict=True)) for i in passed)
@@ -278,15 +278,14 @@ def _common_shape(views: Sequence[View], written: set[int]) -> tuple[int, ...]:
 
 def _broadcast_strides(number: int, view: View, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of an array along each axis of the destinations, in elements; 0 where nothing changes."""
-    extra = max(0, len(view.shape) - len(shape))  # axes that an assignment drops
-    missing = (1,) * max(0, len(shape) - len(view.shape))
-    own = (*missing, *view.shape[extra:])
-    if view.shape[:extra] != (1,) * extra or not all(m in (1, n) for m, n in zip(own, shape, strict=True)):
+    missing = len(shape) - len(view.shape)
+    own = (1,) * missing + view.shape
+    if missing < 0 or not all(m in (1, n) for m, n in zip(own, shape, strict=True)):
         raise ValueError(f"array {number} of an elementwise run has shape {view.shape}, which is not {shape} broadcast")
     if any(stride % view.dtype.itemsize for stride in view.strides):
         raise ValueError(f"array {number} of an elementwise run has elements that are not aligned: copy it first")
-    steps = (*(0 for _ in missing), *(s // view.dtype.itemsize for s in view.strides[extra:]))
-    return tuple(0 if n == 1 else s for n, s in zip(own, steps, strict=True))
+    steps = (0,) * missing + tuple(stride // view.dtype.itemsize for stride in view.strides)
+    return tuple(0 if n == 1 else step for n, step in zip(own, steps, strict=True))
 
 
 def _merged(
@@ -305,6 +304,19 @@ def _merged(
                 "of them is written: they must be the same, element for element, or apart"
             )
     return number
+
+
+def _needed(steps: Sequence[Step]) -> list[Step]:
+    """The steps without those whose result is overwritten before anything reads it."""
+    overwritten: set[int] = set()
+    needed = []
+    for step in reversed(steps):
+        _, operands, destination = step
+        if destination not in overwritten:
+            needed.append(step)
+            overwritten.add(destination)
+            overwritten.difference_update(operands)
+    return needed[::-1]
 
 
 def _joined_axes(
@@ -335,7 +347,7 @@ def _kind(extents: Sequence[int], strides: Sequence[int]) -> str:
 
 
 def source(
-    steps: Sequence[tuple[str, tuple[int, ...], int]],
+    steps: Sequence[Step],
     dtypes: dict[int, np.dtype[Any]],
     kinds: dict[int, str],
     ndim: int,
@@ -343,7 +355,8 @@ def source(
 ) -> str:
     """Return a kernel's source, given the dtype and the kind of each array that it is passed.
 
-    No two arrays overlap. `ndim` axes are left of the shape, and `integer` is the type that counts elements.
+    No two arrays overlap, and every step's result is needed. `ndim` axes are left of the shape, and `integer` is
+    the type that counts elements.
     """
     strided = [i for i in kinds if kinds[i] == STRIDED]
     body = _body(steps, dtypes, {FLAT: "[i]", SINGLE: "[0]"}, kinds)
@@ -361,6 +374,7 @@ def source(
     lines += ["", f'extern "C" __global__ void {NAME}({", ".join(arguments)}) {{']
     lines.append("    const Integer first = static_cast<Integer>(blockIdx.x) * blockDim.x + threadIdx.x;")
     lines.append("    const Integer step = static_cast<Integer>(gridDim.x) * blockDim.x;")
+    lines.append("    #pragma unroll 1")  # a division to count the rounds would cost more than they do
     lines.append("    for (Integer i = first; i < count; i += step) {")
     lines += ["        " + line for line in (_index(strided, ndim) if strided else []) + body]
     text = "\n".join([*lines, "    }", "}", ""])
@@ -388,7 +402,7 @@ def _index(strided: Sequence[int], ndim: int) -> list[str]:
 
 
 def _body(
-    steps: Sequence[tuple[str, tuple[int, ...], int]],
+    steps: Sequence[Step],
     dtypes: dict[int, np.dtype[Any]],
     place: dict[str, str],
     kinds: dict[int, str],

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.backend import Backend, backend_of
-from minigrad.ops.op import Flags, Shapes, Static, as_value, axis_of, boxed_like, is_abstract, primitive
+from minigrad.ops.op import Flags, Shapes, Static, as_value, axis_of, boxed_like, choose, is_abstract, primitive
 from minigrad.tape import Array, Value, added, constant
 
 Index = tuple[Any, ...]
@@ -202,6 +202,10 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
             f"got {indices.dtype} of shape {tuple(indices.shape)}"
         )
     xp = backend_of(constant(x)).xp
+    if (is_abstract(constant(x)) or is_abstract(indices)) and indices.shape[axis] == 1 and x.dtype.kind == "f":
+        # the same without an index into every axis, so that a compiled scan can do all steps at once
+        places = xp.arange(x.shape[axis]).reshape((1,) * axis + (-1,) + (1,) * (ndim - axis - 1))
+        return choose(indices == places, x, 0.0).sum(axis=axis, keepdims=True)
     grid = [
         indices if a == axis else xp.arange(n).reshape((1,) * a + (n,) + (1,) * (ndim - a - 1))
         for a, n in enumerate(x.shape)

@@ -455,7 +455,7 @@ def absorbing(product: Callable[..., Value], g: Value, factors: Sequence[Value])
 
     An element in which a g that is not 0 meets such a factor is what the plain product makes of it.
     """
-    if not careful.get() or not factors:
+    if careful.get() is not True or not factors:
         return product(g, *factors)
     xp = backend_of(constant(g)).xp
     arrays = [constant(factor) for factor in factors]

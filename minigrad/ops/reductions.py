@@ -170,15 +170,16 @@ def prod(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     rest = tuple(a for a in range(len(x.shape)) if a not in axes)
     shape = tuple(x.shape)
     count = math.prod(shape[a] for a in axes)
-    rows = reshape_(transpose_(x, axes=(*axes, *rest)), shape=(count, *[shape[a] for a in rest]))
+    last = len(rest)
+    factors = reshape_(transpose_(x, axes=(*rest, *axes)), shape=(*[shape[a] for a in rest], count))
     while count > 1:
         half = count // 2
-        product = multiply(rows[:half], rows[half : 2 * half])
-        rows = product if count == 2 * half else concatenate_(product, rows[2 * half :], axis=0)
+        product = multiply(factors[..., :half], factors[..., half : 2 * half])
+        factors = product if count == 2 * half else concatenate_(product, factors[..., 2 * half :], axis=last)
         count -= half
     if count == 0:
-        rows = sum_(rows, axis=(0,), keepdims=True) + 1
-    return reshape_(rows, shape=tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes))
+        factors = sum_(factors, axis=(last,), keepdims=True) + 1
+    return reshape_(factors, shape=tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes))
 
 
 @primitive(linear="each")

@@ -73,7 +73,7 @@ def scan(
     rows = None if lengths is None else _rows(lengths, steps, leaves, structure, carry)
     problem = Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
     interval = _interval(checkpoint, steps)
-    plain = unroll or rows is not None or steps == 0
+    plain = unroll or problem.active == 0
     state, stacked = run_loop(problem, interval) if plain else run_compiled(problem, interval)
     results = (state, stacked) if has_output else stacked
     if any(isinstance(leaf, Tensor) for leaf in [*leaves, *carry.leaves]):

@@ -14,7 +14,9 @@ from minigrad.backend import Backend, backend_of, default_backend
 from minigrad.scan.carry import Leaves
 from minigrad.scan.compiled import CompiledScan, Counters
 from minigrad.scan.names import LocalNames, name_values
+from minigrad.scan import rewrite
 from minigrad.scan.problem import Problem
+from minigrad.scan.rows import find_alignment
 from minigrad.scan.symbol import Symbol, TraceError, current
 from minigrad.scan.trace import Body, Trace, traced
 from minigrad.tape import Value, constant
@@ -62,7 +64,10 @@ def compiled(problem: Problem, elems: Leaves, state: Leaves, enter: Callable[[in
     """The compiled form of a problem's body, for elems and states like these."""
     backend = _backend(elems, state)
     trace, body = _trace(problem, backend, elems, state, enter)
-    key = (backend.name, problem.reverse, tuple(trace.code), *[tuple([s.number for s in part]) for part in body])
+    key = (
+        backend.name, problem.reverse, problem.rows is not None, tuple(trace.code),
+        *[tuple([s.number for s in part]) for part in body],
+    )  # fmt: skip
     with _lock:
         found = _cache.get(key)
         if found is not None:
@@ -78,7 +83,11 @@ def compiled(problem: Problem, elems: Leaves, state: Leaves, enter: Callable[[in
             )
         name_values(problem, again, same, local)
         again.forget()
-        found = CompiledScan(same, backend, problem.reverse)
+        alignment = None
+        if problem.rows is not None:
+            given = [True] * len(elems) + [False] * len(trace.drawn)
+            alignment = find_alignment(rewrite.forward(same, backend), len(problem.rows), given)
+        found = CompiledScan(same, backend, problem.reverse, alignment)
         with _lock:
             _cache[key] = found
             while len(_cache) > CACHE_SIZE:

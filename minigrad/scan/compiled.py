@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 
 from minigrad.backend import Backend, backend_of
 from minigrad.hold import hold
+from minigrad.ops.indexing import getitem_
 from minigrad.ops.op import is_abstract, zeros_like
 from minigrad.scan import rewrite
 from minigrad.scan.differentiate import Derivative, differentiate, push_forward
 from minigrad.scan.distribute import is_view, once_nodes
 from minigrad.scan.emit import emit
-from minigrad.scan.interpret import uses
+from minigrad.scan.interpret import interpret, uses
 from minigrad.scan.program import Program
+from minigrad.scan.rows import Alignment, Rows, aligned, gather, masked
 from minigrad.scan.symbol import CONSTANT, Symbol, current
 from minigrad.scan.trace import Body, order_of
+from minigrad.transforms import vjp
 from minigrad.tape import Array, Box, Value, added, careful, constant, recorder, unbundle
 
 Places = frozenset[int]
@@ -48,7 +51,10 @@ class Training(NamedTuple):
 class Saved:
     """What one forward run left for its backward run; the frame goes back to the pool with it."""
 
-    def __init__(self, training: Training, steps: int, frame: Any, fresh: Sequence[Array]) -> None:
+    def __init__(
+        self, training: Training, steps: int, frame: Any, fresh: Sequence[Array], rows: Rows | None
+    ) -> None:
+        self.rows = rows
         self.training = training
         self.steps = steps
         self.frame = frame
@@ -56,7 +62,7 @@ class Saved:
         self.lock = threading.Lock()
 
     def __del__(self) -> None:
-        self.training.program.give_back(self.steps, self.frame)
+        self.training.program.give_back(self.steps, self.frame, self.rows)
 
 
 class Checkpoints(NamedTuple):
@@ -80,7 +86,15 @@ class CompiledScan:
     pull_into: Callable[..., Any] | None = None
     structural = False
 
-    def __init__(self, body: Body, backend: Backend, reverse: bool, names: dict[Symbol, str] | None = None) -> None:
+    def __init__(
+        self,
+        body: Body,
+        backend: Backend,
+        reverse: bool,
+        alignment: Alignment | None = None,
+        names: dict[Symbol, str] | None = None,
+    ) -> None:
+        self.alignment = alignment
         self.body = body
         self.backend = backend
         self.reverse = reverse
@@ -98,7 +112,8 @@ class CompiledScan:
         with self._lock:
             if self._inference is None:
                 body = rewrite.forward(self.body, self.backend)
-                self._inference = self._program(body, ["fresh"] * len(body.stacked), self.reverse, "forward")
+                wishes = ["fresh"] * len(body.stacked)
+                self._inference = self._program(body, wishes, self.reverse, "forward", self.alignment)
             return self._inference
 
     def training(self, wanted: Places) -> Training:
@@ -118,7 +133,7 @@ class CompiledScan:
         residuals = [*body.carry, *_residuals(body, derivative, once)]
         kept = body._replace(stacked=[*body.stacked, *residuals])
         wishes = ["fresh"] * len(body.stacked) + ["frame"] * len(residuals)
-        program = self._program(kept, wishes, self.reverse, "forward")
+        program = self._program(kept, wishes, self.reverse, "forward", self.alignment)
         return Training(body, program, residuals, once, {})
 
     def backward(self, training: Training, wanted: Places, given: Sequence[int]) -> tuple[Derivative, Program]:
@@ -134,51 +149,73 @@ class CompiledScan:
                 whole = derivative.body._replace(elems=[*training.residuals, *body.elems, *stacked])
                 whole = rewrite.backward(whole, self.backend)
                 wishes = ["fresh"] * len(whole.stacked)
-                program = self._program(whole, wishes, not self.reverse, "backward")
+                alignment = None
+                if self.alignment is not None:
+                    known = aligned(body, self.alignment.leaves(body), self.alignment.rows)
+                    flags = [s in known for s in training.residuals]
+                    alignment = self._derived(flags, len(given), derivative)
+                program = self._program(whole, wishes, not self.reverse, "backward", alignment)
                 found = training.backward[key] = (derivative, program)
             return found
 
-    def _program(self, body: Body, wishes: list[str], reverse: bool, title: str) -> Program:
+    def _derived(self, first: Sequence[bool], given: int, derivative: Derivative) -> Alignment:
+        """The alignment of a derivative: of its first inputs, those of this body, and cotangents."""
+        mine = self.alignment
+        assert mine is not None  # noqa: S101
+        return Alignment(
+            mine.rows,
+            (*first, *mine.elems, *[True] * given),
+            (*mine.captured, *mine.summed),
+            tuple([mine.captured[i] for i in derivative.captured]),
+        )
+
+    def _program(
+        self, body: Body, wishes: list[str], reverse: bool, title: str, alignment: Alignment | None
+    ) -> Program:
         Counters.compilations += 1
-        source = emit(body, body.captured, reverse, wishes, self.names)
+        source = emit(body, body.captured, reverse, wishes, self.names, alignment)
         return Program(source, self.backend, title)
 
     # ---- running ---------------------------------------------------------------------------------------------------
 
-    def __call__(self, inputs: Sequence[Value], steps: int, interval: int | None = None) -> list[Value]:
+    def __call__(
+        self, inputs: Sequence[Value], steps: int, interval: int | None = None, rows: Rows | None = None
+    ) -> list[Value]:
         """The final state's leaves, the stacked results and the sums; recorded if an input is tracked.
 
         With an `interval`, the state of every so many steps is kept for backward, and the others computed again.
         """
         if any(constant(value).__class__ is Symbol for value in inputs):
-            return self._as_node(inputs, steps)
+            return self._as_node(inputs, steps, rows)
         arrays = [constant(value) for value in inputs]
         make = recorder.get()
         parents = [value.record if isinstance(value, Box) and value.dtype.kind == "f" else None for value in inputs]
         if make is None or not any(parents):
-            return [Box.new(array) for array in self._infer(arrays, steps)]
+            return [Box.new(array) for array in self._infer(arrays, steps, rows)]
         training = self.training(frozenset(i for i, parent in enumerate(parents) if parent is not None))
         saved: Saved | Checkpoints
         if interval is None:
-            out, saved = self._train(training, arrays, steps)
+            out, saved = self._train(training, arrays, steps, rows)
         else:
             saved = Checkpoints(training, interval, [])
-            out = self._infer(arrays, steps, interval, saved.states)
+            out = self._infer(arrays, steps, rows, interval, saved.states)
         held = [hold(array, self.backend) for array in arrays]
-        record = make(self, [*arrays, saved], [*parents, None], {"steps": steps}, tuple(out), held)
+        record = make(self, [*arrays, saved], [*parents, None], {"steps": steps, "rows": rows}, tuple(out), held)
         return list(unbundle(record))
 
-    def _train(self, training: Training, arrays: Sequence[Array], steps: int) -> tuple[list[Array], Saved]:
+    def _train(
+        self, training: Training, arrays: Sequence[Array], steps: int, rows: Rows | None
+    ) -> tuple[list[Array], Saved]:
         """A run that keeps what backward needs."""
         Counters.runs += 1
         program = training.program
-        frame, fresh = program.frame(steps), program.fresh(steps)
-        finals, sums = program.run(steps, *self._apart(arrays), frame, fresh)
+        frame, fresh = program.frame(steps, rows), program.fresh(steps, rows)
+        finals, sums = program.run(steps, *self._apart(arrays), frame, fresh, rows)
         stacks = [program.stack(i, self.reverse, frame, fresh) for i in range(len(self.body.stacked))]
-        return [*finals, *stacks, *sums], Saved(training, steps, frame, fresh)
+        return [*finals, *stacks, *sums], Saved(training, steps, frame, fresh, rows)
 
     def _infer(
-        self, arrays: Sequence[Array], steps: int, size: int | None = None, states: list[Any] | None = None
+        self, arrays: Sequence[Array], steps: int, rows: Rows | None, size: int | None = None, states: list[Any] | None = None
     ) -> list[Array]:
         """A run that keeps nothing, by chunks of steps, so that its memory does not grow with them.
 
@@ -187,58 +224,75 @@ class CompiledScan:
         Counters.runs += 1
         program = self.inference()
         carry, elems, captured = self._apart(arrays)
-        whole = program.fresh(steps)
+        whole = program.fresh(steps, rows)
         totals: list[Array] | None = None
         for chunk in chunks(steps, size or program.steps_in_cache(), self.reverse):
             if states is not None:
                 states.append(carry)
-            n = chunk.stop - chunk.start
-            frame = program.frame(n)
+            n, some = chunk.stop - chunk.start, None if rows is None else rows.part(chunk)
+            frame = program.frame(n, some)
             carry, sums = program.run(
-                n, carry, [x[chunk] for x in elems], captured, frame, program.part(whole, chunk)
-            )
+                n, carry, self._cut(elems, chunk, rows), captured, frame, program.part(whole, chunk, rows),
+                *([] if some is None else [some]),
+            )  # fmt: skip
             totals = sums if totals is None else [added(a, b) for a, b in zip(totals, sums, strict=True)]
-            program.give_back(n, frame)
+            program.give_back(n, frame, some)
         stacks = [program.stack(i, self.reverse, None, whole) for i in range(len(self.body.stacked))]
         return [*carry, *stacks, *(totals or [])]
+
+    def _cut(self, elems: Sequence[Array], chunk: slice, rows: Rows | None) -> list[Array]:
+        """Some steps of the inputs."""
+        if rows is None or self.alignment is None:
+            return [x[chunk] for x in elems]
+        return [x[rows.packed(chunk) if flag else chunk] for x, flag in zip(elems, self.alignment.elems, strict=True)]
 
     def _apart(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         a, b = len(self.body.carry), len(self.body.carry) + len(self.body.elems)
         return values[:a], values[a:b], values[b : b + len(self.body.captured)]
 
-    def _as_node(self, inputs: Sequence[Value], steps: int) -> list[Value]:
+    def _as_node(self, inputs: Sequence[Value], steps: int, rows: Rows | None) -> list[Value]:
         """This scan inside of a body that is being traced."""
         trace = current.get()
         assert trace is not None  # noqa: S101  # there are symbols
         symbols = [trace.capture(value) if not isinstance(value, Box) else trace.symbol_of(value) for value in inputs]
         body = self.body
         forms = [(leaf.shape, leaf.dtype) for leaf in body.carry]
-        forms += [((steps, *s.shape), s.dtype) for s in body.stacked]
+        with_rows = set() if self.alignment is None else aligned(body, self.alignment.leaves(body), self.alignment.rows)
+        forms += [
+            ((rows.total, *s.shape[1:]) if rows is not None and s in with_rows else (steps, *s.shape), s.dtype)
+            for s in body.stacked
+        ]
         forms += [(s.shape, s.dtype) for s in body.summed]
-        return [Box.new(out) for out in trace.bundle(self, symbols, {"steps": steps}, forms)]
+        return [Box.new(out) for out in trace.bundle(self, symbols, {"steps": steps, "rows": rows}, forms)]
 
-    def on_arrays(self, *arrays: Array, steps: int) -> list[Array]:
+    def on_arrays(self, *arrays: Array, steps: int, rows: Rows | None) -> list[Array]:
         """A run that nobody differentiates, as a step of another program."""
-        return self._infer(arrays, steps)
+        return self._infer(arrays, steps, rows)
 
     # ---- differentiation -------------------------------------------------------------------------------------------
 
     def pull(self, g: Any, out: Any, values: Sequence[Any], static: dict[str, Any], wanted: Sequence[Any]) -> Any:
         """One gradient an input, from a dict of cotangents by the place of the result."""
-        steps = static["steps"]
+        steps, rows = static["steps"], static["rows"]
         saved = values[-1]
         inputs = values[:-1] if isinstance(saved, Saved | Checkpoints) else values
         want = frozenset(i for i, w in enumerate(wanted[: len(inputs)]) if w is not None)
         abstract = any(is_abstract(constant(value)) for value in [*inputs, *g.values()])
         boxed = any(isinstance(value, Box) for value in [*inputs, *g.values()])
         if boxed or abstract or not isinstance(saved, Saved | Checkpoints):
-            gradients = self._pull_as_scan(g, inputs, steps, want)
+            gradients = self._pull_as_scan(g, inputs, steps, rows, want)
         else:
-            gradients = self._pull_arrays(g, inputs, saved, steps, want)
+            gradients = self._pull_arrays(g, inputs, saved, steps, rows, want)
         return [gradients.get(i) for i in range(len(wanted))]
 
     def _pull_arrays(
-        self, g: dict[int, Array], arrays: Sequence[Array], saved: Saved | Checkpoints, steps: int, wanted: Places
+        self,
+        g: dict[int, Array],
+        arrays: Sequence[Array],
+        saved: Saved | Checkpoints,
+        steps: int,
+        rows: Rows | None,
+        wanted: Places,
     ) -> dict[int, Array]:
         """The gradients by the backward program: of all steps, or of one chunk after the other, each done again."""
         Counters.runs += 1
@@ -254,32 +308,41 @@ class CompiledScan:
         if isinstance(saved, Saved):
             with saved.lock:
                 residuals = training.residuals_in(saved.frame, saved.fresh, self.reverse)
-                frame, whole = program.frame(steps), program.fresh(steps)
+                frame, whole = program.frame(steps, rows), program.fresh(steps, rows)
                 carry, totals = program.run(
-                    steps, carry, [*residuals, *elems, *cotangents], [*captured, *summed], frame, whole
+                    steps, carry, [*residuals, *elems, *cotangents], [*captured, *summed], frame, whole, rows
                 )
-                program.give_back(steps, frame)
+                program.give_back(steps, frame, rows)
         else:
-            whole, totals = program.fresh(steps), []
+            whole, totals = program.fresh(steps, rows), []
             order = chunks(steps, saved.interval, self.reverse)
             for chunk, state in zip(reversed(order), reversed(saved.states), strict=True):
-                n = chunk.stop - chunk.start
-                xs = [x[chunk] for x in elems]
-                _, again = self._train(training, [*state, *xs, *captured], n)
+                n, some = chunk.stop - chunk.start, None if rows is None else rows.part(chunk)
+                xs = self._cut(elems, chunk, rows)
+                _, again = self._train(training, [*state, *xs, *captured], n, some)
                 residuals = training.residuals_in(again.frame, again.fresh, self.reverse)
-                frame = program.frame(n)
+                frame = program.frame(n, some)
+                at = chunk if rows is None else rows.packed(chunk)
                 carry, sums = program.run(
-                    n, carry, [*residuals, *xs, *[c[chunk] for c in cotangents]], [*captured, *summed], frame,
-                    program.part(whole, chunk),
+                    n, carry, [*residuals, *xs, *[c[at] for c in cotangents]], [*captured, *summed], frame,
+                    program.part(whole, chunk, rows), some,
                 )  # fmt: skip
-                program.give_back(n, frame)
+                program.give_back(n, frame, some)
                 totals = [added(a, b) for a, b in zip(totals, sums, strict=True)] if totals else sums
         stacks = [program.stack(i, not self.reverse, None, whole) for i in range(len(derivative.elems))]
         return self._by_place(derivative, carry, stacks, totals)
 
     def uses_inside(self, record: Any, argnum: int) -> Any:
         """The uses of one input by the steps of a recorded run; see `Tape.uses`."""
-        return uses(self.body, self.reverse, record, argnum)
+        steps, rows = record.static["steps"], record.static["rows"]
+
+        def run(inputs: Sequence[Value]) -> Sequence[Value]:
+            if rows is None:
+                return interpret(self.body, inputs, steps, self.reverse)
+            body = masked(self.body, self.backend)
+            return self._masked(inputs, rows, lambda padded: interpret(body, padded, steps, self.reverse))
+
+        return uses(run, record, argnum)
 
     def _cotangent(self, g: dict[int, Any], place: int, like: Symbol) -> Any:
         return g[place] if place in g else self.backend.xp.zeros(like.shape, dtype=like.dtype)
@@ -294,9 +357,11 @@ class CompiledScan:
         return gradients | {first + i: total for i, total in zip(derivative.captured, sums, strict=True)}
 
     def _pull_as_scan(
-        self, g: dict[int, Value], inputs: Sequence[Value], steps: int, wanted: Places
+        self, g: dict[int, Value], inputs: Sequence[Value], steps: int, rows: Rows | None, wanted: Places
     ) -> dict[int, Value]:
         """The gradients as a scan over the derivative of the body: recorded, or part of a body around it."""
+        if rows is not None:
+            return self._pull_masked(g, inputs, rows, wanted)
         body = self.body
         count = len(body.carry)
         given = [i for i in range(len(body.stacked)) if count + i in g]
@@ -304,22 +369,69 @@ class CompiledScan:
         with self._lock:
             if key not in self._scans:
                 leaves = {body.leaves[i] for i in wanted}
-                derivative = differentiate(body, leaves, given, self.backend, careful.get(), set())
-                scan = CompiledScan(derivative.body, self.backend, not self.reverse)
+                care = "elementwise" if careful.get() else False
+                derivative = differentiate(body, leaves, given, self.backend, care, set())
+                alignment = None
+                if self.alignment is not None:
+                    alignment = self._derived([True] * count, len(given), derivative)
+                scan = CompiledScan(derivative.body, self.backend, not self.reverse, alignment)
                 self._scans[key] = (derivative, scan)
             derivative, scan = self._scans[key]
-        states = self._states(inputs, steps)
+        states = self._states(inputs, steps, rows)
         carry = [g[i] if i in g else zeros_like(inputs[i]) for i in derivative.active]
         first = count + len(body.stacked)
         summed = [self._cotangent(g, first + i, s) for i, s in enumerate(body.summed)]
         _, elems, captured = self._apart(inputs)
-        out = scan([*carry, *states, *elems, *[g[count + i] for i in given], *captured, *summed], steps)
+        out = scan([*carry, *states, *elems, *[g[count + i] for i in given], *captured, *summed], steps, None, rows)
         a, b = len(derivative.active), len(derivative.active) + len(derivative.elems)
         boxed = any(isinstance(value, Box) for value in [*inputs, *g.values()])
         out = out if boxed else [constant(value) for value in out]
         return self._by_place(derivative, out[:a], out[a:b], out[b:])
 
-    def _states(self, inputs: Sequence[Value], steps: int) -> list[Value]:
+    def _pull_masked(
+        self, g: dict[int, Value], inputs: Sequence[Value], rows: Rows, wanted: Places
+    ) -> dict[int, Value]:
+        """Of packed rows, the gradients to be differentiated again are those of the same scan done with masks."""
+        boxed = any(isinstance(value, Box) for value in [*inputs, *g.values()])
+        places = sorted(wanted)
+
+        def of(*values: Value) -> list[Value]:
+            filled = dict(zip(places, values, strict=True))
+            given = [filled.get(i, value) for i, value in enumerate(inputs)]
+            results = self._masked(given, rows, lambda padded: self._masked_scan()(padded, rows.steps))
+            return [results[place] for place in g]
+
+        _, pull = vjp(of, *[inputs[i] for i in places])
+        gradients = pull(list(g.values()))
+        return {
+            i: gradient if boxed else constant(gradient) for i, gradient in zip(places, gradients, strict=True)
+        }
+
+    def _masked_scan(self) -> CompiledScan:
+        with self._lock:
+            if "masked" not in self._scans:
+                body = masked(self.body, self.backend)
+                self._scans["masked"] = CompiledScan(body, self.backend, self.reverse)
+            return self._scans["masked"]  # type: ignore[no-any-return]
+
+    def _masked(
+        self, inputs: Sequence[Value], rows: Rows, run: Callable[[Sequence[Value]], Sequence[Value]]
+    ) -> list[Value]:
+        """What a run over packed rows gives, by one over padded rows."""
+        alignment = self.alignment
+        assert alignment is not None  # noqa: S101  # there are rows
+        carry, elems, captured = self._apart(inputs)
+        padding = rows.padding(self.reverse, self.backend)
+        padded = [
+            getitem_(x, index=(padding.source,)) if flag else x for x, flag in zip(elems, alignment.elems, strict=True)
+        ]
+        spare = [getitem_(x, index=(padding.row,)) for x in carry]
+        out = run([*carry, padding.mask, *padded, *captured, *spare])
+        count = len(carry)
+        at = (rows.step_of, rows.row_of)
+        return [*out[:count], *[gather(x, index=at, shape=(rows.steps, rows.all)) for x in out[count:]]]
+
+    def _states(self, inputs: Sequence[Value], steps: int, rows: Rows | None) -> list[Value]:
         """The state before every step, from a run of its own."""
         body = self.body
         if not body.carry:
@@ -327,20 +439,28 @@ class CompiledScan:
         with self._lock:
             if "states" not in self._scans:
                 whole = Body(body.carry, body.elems, body.captured, body.next, list(body.carry), [])
-                self._scans["states"] = CompiledScan(whole, self.backend, self.reverse)
-        return self._scans["states"](inputs, steps)[len(body.carry) :]  # type: ignore[no-any-return]
+                self._scans["states"] = CompiledScan(whole, self.backend, self.reverse, self.alignment)
+        return self._scans["states"](inputs, steps, None, rows)[len(body.carry) :]  # type: ignore[no-any-return]
 
     def push(self, tangents: Sequence[Any], out: Any, values: Sequence[Any], static: dict[str, Any]) -> dict[int, Value]:
         """The tangents of the results, as a scan over the body and its tangent."""
-        steps = static["steps"]
+        steps, rows = static["steps"], static["rows"]
         saved = values[-1]
         inputs = values[:-1] if isinstance(saved, Saved | Checkpoints) else values
         given = frozenset(i for i, t in enumerate(tangents[: len(inputs)]) if t is not None)
         key = ("push", given, careful.get())
         with self._lock:
             if key not in self._scans:
-                forward = push_forward(self.body, given, self.backend, careful.get())
-                self._scans[key] = (forward, CompiledScan(forward.body, self.backend, self.reverse))
+                forward = push_forward(self.body, given, self.backend, "elementwise" if careful.get() else False)
+                alignment = self.alignment
+                if alignment is not None:
+                    alignment = Alignment(
+                        alignment.rows,
+                        (*alignment.elems, *[alignment.elems[i] for i in forward.elems]),
+                        (*alignment.captured, *[alignment.captured[i] for i in forward.captured]),
+                        tuple([alignment.summed[i] for i in forward.summed]),
+                    )
+                self._scans[key] = (forward, CompiledScan(forward.body, self.backend, self.reverse, alignment))
             forward, scan = self._scans[key]
         carry, elems, captured = self._apart(inputs)
         seeds = [
@@ -352,7 +472,7 @@ class CompiledScan:
                 *carry, *[t_carry[i] for i in forward.carry], *elems, *[t_elems[i] for i in forward.elems], *captured,
                 *[t_captured[i] for i in forward.captured],
             ],
-            steps,
+            steps, None, rows,
         )  # fmt: skip
         boxed = any(isinstance(value, Box) for value in [*inputs, *seeds])
         result = result if boxed else [constant(value) for value in result]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from minigrad.backend import Backend
 from minigrad.ops.op import Op
-from minigrad.scan.symbol import CAPTURED, CONSTANT, ELEM, Symbol, constant_of, current, filled
+from minigrad.scan.symbol import CAPTURED, CONSTANT, ELEM, Kind, Symbol, constant_of, current, filled
 from minigrad.scan.trace import PICKED, Body, Trace, order_of
 from minigrad.tape import Leaf, Record, careful, recorder, scoped
 
@@ -71,7 +71,7 @@ def has_rules(node: Symbol) -> bool:
 
 
 def differentiate(
-    body: Body, wanted: set[Symbol], given: Sequence[int], backend: Backend, with_care: bool, once: set[Symbol]
+    body: Body, wanted: set[Symbol], given: Sequence[int], backend: Backend, with_care: bool | str, once: set[Symbol]
 ) -> Derivative:
     """The derivative by the leaves `wanted`, from the cotangents of the stacked outputs at `given` (and of all others).
 
@@ -84,9 +84,9 @@ def differentiate(
     captured = [i for i, leaf in enumerate(body.captured) if leaf in found]
     order = order_of(body.results, body.leaves)
     with scoped(current, trace), scoped(careful, with_care), scoped(recorder, None):
-        state = [trace.leaf(CAPTURED, body.carry[i].shape, body.carry[i].dtype) for i in active]
-        stacked = [trace.leaf(ELEM, body.stacked[i].shape, body.stacked[i].dtype) for i in given]
-        summed = [trace.leaf(CAPTURED, s.shape, s.dtype) for s in body.summed]
+        state = [_cotangent(trace, CAPTURED, body.carry[i]) for i in active]
+        stacked = [_cotangent(trace, ELEM, body.stacked[i]) for i in given]
+        summed = [_cotangent(trace, CAPTURED, s) for s in body.summed]
         roots = [(body.next[i], g) for i, g in zip(active, state, strict=True)]
         roots += [(body.stacked[i], g) for i, g in zip(given, stacked, strict=True)]
         roots += list(zip(body.summed, summed, strict=True))
@@ -107,6 +107,8 @@ def differentiate(
             terms = [_summed(trace, totals[leaf])] if leaf in totals else []
             terms += [inside[leaf]] if leaf in inside else []
             finals.append(terms[0] + terms[1] if len(terms) == 2 else terms[0] if terms else zeros.like(leaf))
+        for leaf, g in zip([body.captured[i] for i in captured], finals, strict=True):
+            _named(g, leaf)
     derivative = Body(
         state, [*body.carry, *body.elems, *stacked], [*body.captured, *summed], parts, xs, finals
     )
@@ -128,6 +130,19 @@ class _Zeros:
 
 def _summed(trace: Trace, value: Symbol) -> Symbol:
     return trace.node(SUM_OVER_TIME, [value], {})
+
+
+def _named(g: Any, node: Symbol) -> Any:
+    """A gradient, called after what it is the gradient of."""
+    if g.__class__ is Symbol and g.name is None and node.name is not None:
+        g.name = f"d_{node.name}"
+    return g
+
+
+def _cotangent(trace: Trace, kind: Kind, of: Symbol) -> Symbol:
+    leaf = trace.leaf(kind, of.shape, of.dtype)
+    _named(leaf, of)
+    return leaf
 
 
 def _pulled(
@@ -162,12 +177,12 @@ def _pulled(
             continue
         count = len(record.values) - _slot_count(node)
         gradients = record.op.pull(
-            totals.pop(node), node, record.values[:count], record.static, record.parents[:count]
+            _named(totals.pop(node), node), node, record.values[:count], record.static, record.parents[:count]
         )
         for symbol, parent, gradient in zip(node.inputs, record.parents, gradients, strict=False):
             if parent is not None and gradient is not None:
                 add(symbol, gradient)
-    return {target: totals[target] for target in targets if target in totals}
+    return {target: _named(totals[target], target) for target in targets if target in totals}
 
 
 def _slot_count(node: Symbol) -> int:
@@ -190,7 +205,7 @@ class Tangent(NamedTuple):
     summed: list[int]
 
 
-def push_forward(body: Body, given: frozenset[int], backend: Backend, with_care: bool) -> Tangent:
+def push_forward(body: Body, given: frozenset[int], backend: Backend, with_care: bool | str) -> Tangent:
     """The tangents of the results from those of the leaves at `given`."""
     trace = Trace(backend, literal=True)
     found = active_carry(body, {body.leaves[i] for i in given})

@@ -35,16 +35,19 @@ class Stages(NamedTuple):
     shifted: list[int]  # states on no cycle: the stack of what they become, one step later
 
 
-def distribute(body: Body, once_leaves: Sequence[Symbol]) -> Stages:
+def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None = None) -> Stages:
     """Take a body apart. `once_leaves` are its leaves that are the same at all steps."""
     order = order_of(body.results, body.leaves)
     once = once_nodes(order, once_leaves)
     final = _final_nodes(order)
     steps = [node for node in order if node not in once and node not in final]
     next_of = {leaf: new for leaf, new in zip(body.carry, body.next, strict=True) if leaf is not new}
-    components = _components(steps, next_of)
+    components = _components(steps, next_of, rows.before if rows else {})
     same = once | set(once_leaves)
-    alone = {node for node in steps if not batchable(node, same)} | _too_large(order, steps, once)
+    if rows is None:
+        alone = {node for node in steps if not batchable(node, same)} | _too_large(order, steps, once)
+    else:
+        alone = {node for node in steps if not packable(node, same, rows)} | _too_large(order, steps, once)
     units: list[_Unit] = []
     unit_of: dict[Symbol, _Unit] = {}
     for members in components:  # what a component depends on comes before it
@@ -106,7 +109,31 @@ def _final_nodes(order: Sequence[Symbol]) -> set[Symbol]:
     return final
 
 
-def _components(steps: Sequence[Symbol], next_of: dict[Symbol, Symbol]) -> list[list[Symbol]]:
+class Packing(NamedTuple):
+    """Of a body over packed rows: what has rows, and the copy of each state that all but its own loop reads."""
+
+    aligned: set[Symbol]
+    before: dict[Symbol, Symbol]
+    of_rows: set[Symbol]  # what has rows, or is another view of what has some
+
+
+def packable(node: Symbol, once: set[Symbol], rows: Packing) -> bool:
+    """Whether one call can do a node for the rows of all steps at once: then it does what it does at one step."""
+    steps = [i for i in node.inputs if i not in once]
+    with_rows = [i in rows.of_rows for i in steps]
+    if not any(with_rows):
+        return batchable(node, once)
+    if node.op in (COPY, SUM_OVER_TIME) or isinstance(node.op, Contraction):
+        return all(with_rows)
+    if node.op is reshape_ and all(with_rows):
+        return True  # rows and another axis become one
+    flags = [i in rows.aligned for i in steps]
+    return node in rows.aligned and all(flags) and not hasattr(node.op, "on_arrays")
+
+
+def _components(
+    steps: Sequence[Symbol], next_of: dict[Symbol, Symbol], together: dict[Symbol, Symbol] | None = None
+) -> list[list[Symbol]]:
     """The strongly connected components, each after what it depends on.
 
     Source: Tarjan, Depth-first search and linear graph algorithms (1972), without recursion.
@@ -116,6 +143,9 @@ def _components(steps: Sequence[Symbol], next_of: dict[Symbol, Symbol]) -> list[
         symbol: [i for i in ([next_of[symbol]] if symbol in next_of else symbol.inputs) if i in inside]
         for symbol in [*next_of, *steps]
     }
+    for leaf, copied in (together or {}).items():
+        if leaf in edges and copied in edges:
+            edges[leaf].append(copied)
     for node in steps:
         if node.op is PICKED and node.inputs[0] in edges:
             edges[node.inputs[0]].append(node)  # the results of one op belong together

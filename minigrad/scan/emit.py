@@ -28,16 +28,20 @@ from minigrad.scan.distribute import (
     PRODUCT_OVER_TIME,
     ROWS_OVER_TIME,
     SCATTER_OVER_TIME,
+    Packing,
     Stage,
     batched_static,
+    cycles,
     distribute,
     index_rule,
     is_solid,
     is_view,
+    once_nodes,
 )
 from minigrad.scan.plan import UFUNCS, Buffer, Place, Plan, pieces
 from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, filled, is_elementwise
-from minigrad.scan.trace import PICKED, Body
+from minigrad.scan.rows import Alignment, aligned, is_number
+from minigrad.scan.trace import PICKED, Body, order_of
 
 class Kept(NamedTuple):
     """Where a stacked result is found after a run: part `part` of array `index` of the frame or of the fresh ones."""
@@ -50,9 +54,10 @@ class Kept(NamedTuple):
 class Fresh(NamedTuple):
     """An array that every run gets anew: for results."""
 
-    extra: int  # rows more than T
+    extra: int  # steps more than T
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    packed: bool  # the rows of all steps without gaps, instead of T
 
 
 class Source(NamedTuple):
@@ -73,9 +78,13 @@ def emit(
     reverse: bool,
     wanted: Sequence[str],
     names: dict[Symbol, str],
+    alignment: Alignment | None = None,
 ) -> Source:
-    """The program of a body. `wanted` says of each stacked result whether it is "fresh" or stays in the "frame"."""
-    return _Emitter(body, once, reverse, wanted, names).source()
+    """The program of a body. `wanted` says of each stacked result whether it is "fresh" or stays in the "frame".
+
+    With an `alignment`, it works on packed rows; see `rows`.
+    """
+    return _Emitter(body, once, reverse, wanted, names, alignment).source()
 
 
 class _Emitter:
@@ -86,13 +95,20 @@ class _Emitter:
         reverse: bool,
         wanted: Sequence[str],
         names: dict[Symbol, str],
+        alignment: Alignment | None,
     ) -> None:
         self.body, self.wanted = canonical(body, wanted)
+        self.row_count = alignment.rows if alignment else -1
+        packing = None
+        if alignment is not None:
+            self.body, self.wanted, packing = with_copies_of_states(self.body, self.wanted, alignment)
+        self.aligned = packing.aligned if packing else set()
+        self.of_rows = packing.of_rows if packing else set()
         self.frozen = {leaf for leaf, new in zip(self.body.carry, self.body.next, strict=True) if leaf is new}
         self.once_leaves = [*once, *self.frozen]
         self.reverse = reverse
-        self.stages = distribute(self.body, self.once_leaves)
-        self.plan = Plan(self.body, self.stages, self.wanted, self.frozen)
+        self.stages = distribute(self.body, self.once_leaves, packing)
+        self.plan = Plan(self.body, self.stages, self.wanted, self.frozen, packing)
         self.place, self.carry_place = self.plan.place, self.plan.carry_place
         self.given_names = names
         self.taken: set[str] = set(_RESERVED)
@@ -179,12 +195,13 @@ class _Emitter:
             if leaves:
                 inputs.append("(" + "".join(f"{self.input_name(leaf)}, " for leaf in leaves) + f") = {name}")
         run = [*inputs, *head, *self.run]
-        make = [*self.make, f"return ({frame})"]
+        rows = ", rows" if self.row_count >= 0 else ""
+        make = [*(["N = rows.total"] if rows else []), *self.make, f"return ({frame})"]
         return Source(
-            "def make(T):\n" + "".join(f"    {line}\n" for line in make),
-            "def run(T, carry, elems, captured, frame, fresh):\n" + "".join(f"    {line}\n" for line in run),
+            f"def make(T{rows}):\n" + "".join(f"    {line}\n" for line in make),
+            f"def run(T, carry, elems, captured, frame, fresh{rows}):\n" + "".join(f"    {line}\n" for line in run),
             self.constants,
-            [Fresh(int(b.lead == "T + 1"), b.shape, b.dtype) for b in self.fresh],
+            [Fresh(int(b.lead == "T + 1"), b.shape, b.dtype, b.lead == "N") for b in self.fresh],
             kept,
             self.products,
             self.bytes_a_step,
@@ -229,7 +246,7 @@ class _Emitter:
         self.allocate(buffer.name, buffer.lead, buffer.shape, buffer.dtype)
 
     def allocate(self, name: str, lead: str, shape: tuple[int, ...], dtype: Any) -> None:
-        sizes = ", ".join([lead] * bool(lead) + [str(n) for n in shape])
+        sizes = ", ".join([lead] * bool(lead) + [str(n) for n in (shape[1:] if lead == "N" else shape)])
         sizes = f"({sizes},)" if sizes else "()"
         self.make.append(f"{name} = empty({sizes}, {self.dtype(dtype)})")
         self.exports.append(name)
@@ -305,7 +322,7 @@ class _Emitter:
             text += "[:-1]" if first else "[1:]"
         if place.columns is not None:
             axis, start, stop = place.columns
-            text += _brackets([slice(None)] * (axis + bool(place.buffer.lead)) + [slice(start, stop)])
+            text += _brackets([slice(None)] * (axis + place.buffer.over_time) + [slice(start, stop)])
         return text
 
     def view(self, node: Symbol, variable: str) -> str:
@@ -313,18 +330,26 @@ class _Emitter:
         if node.op is STOP:
             return variable
         static = node.static
-        if node.op is getitem_:
-            return variable + _brackets(static["index"])
-        if node.op is reshape_:
-            return f"{variable}.reshape({_tuple(node.shape)})"
         if node.op is transpose_:
             return f"{variable}.transpose({_tuple(static['axes'])})"
-        return f"broadcast_to({variable}, {_tuple(node.shape)})"
+        if node.op is getitem_:
+            parts = static["index"]
+            if node in self.aligned and parts[0].__class__ is slice:
+                parts = (slice(None), *parts[1:])  # all of the rows that there are
+            return variable + _brackets(parts)
+        shape: list[Any] = list(node.shape)
+        if node in self.aligned:
+            shape[0] = f"{variable}.shape[0]"
+        elif node.inputs[0] in self.of_rows and node.op is reshape_:
+            shape[0] = -1
+        return f"{variable}.reshape({_tuple(shape)})" if node.op is reshape_ else f"broadcast_to({variable}, {_tuple(shape)})"
 
     def batched_view(self, node: Symbol, variable: str) -> str:
         """The same view of all steps."""
         if node.op is STOP:
             return variable
+        if node.inputs[0] in self.of_rows:
+            return self.view(node, variable)  # rows of many steps are rows
         static = node.static
         if node.op is getitem_:
             return variable + _brackets((slice(None), *static["index"]))
@@ -354,8 +379,12 @@ class _Emitter:
         rank = len(node.shape)
         operands = []
         for i, steps in zip(node.inputs, stacked, strict=True):
+            i = self.number_behind(i, node)  # noqa: PLW2901
             variable, home = self.stack(i)
-            if steps and kind == "batch" and (is_elementwise(node.op) or node.op is COPY):
+            packed = node in self.place and self.place[node].buffer.lead == "N"
+            if i in self.aligned and not steps and (packed or (kind == "batch" and node in self.aligned)):
+                variable = f"take_rows({variable}, rows)"
+            elif steps and kind == "batch" and i not in self.aligned and (is_elementwise(node.op) or node.op is COPY):
                 key = ("aligned", i, rank)
                 if len(i.shape) < rank:
                     if key not in self.whole:
@@ -366,12 +395,23 @@ class _Emitter:
         destination = None
         if node in self.place:
             destination = self.stack(node)[0]
-        if kind == "batch":
+        if kind == "batch" and any(i in self.of_rows for i, steps in zip(node.inputs, stacked, strict=True) if steps):
+            self.step_call(node, operands, destination, lines, "", self.whole_name(node))
+            if destination is None:
+                self.whole[node] = (self.whole_name(node), "run")
+        elif kind == "batch":
             self.batch_call(node, operands, stacked, destination, lines)
         else:
             self.step_call(node, operands, destination, lines, "")
             if destination is None:
                 self.whole[node] = (self.named(node), "run")
+
+    def number_behind(self, symbol: Symbol, reader: Symbol) -> Symbol:
+        """The number that was broadcast to all rows: there may be fewer of them."""
+        of_rows = reader in self.aligned and (reader.op in (COPY, concatenate_) or is_elementwise(reader.op))
+        if of_rows and symbol.op is broadcast_to_ and not symbol.inputs[0].shape and symbol not in self.leaf_place:
+            return symbol.inputs[0]
+        return symbol
 
     def batch_call(
         self, node: Symbol, operands: list[str], stacked: list[bool], destination: str | None, lines: list[str]
@@ -469,7 +509,13 @@ class _Emitter:
         return f"scatter_add({shape}, {self.dtype(node.dtype)}, {index}, {operands[0]})"
 
     def step_call(
-        self, node: Symbol, operands: list[str], destination: str | None, lines: list[str], indent: str
+        self,
+        node: Symbol,
+        operands: list[str],
+        destination: str | None,
+        lines: list[str],
+        indent: str,
+        name: str | None = None,
     ) -> None:
         """One evaluation, of one step or once."""
         op = node.op
@@ -498,19 +544,22 @@ class _Emitter:
             if op is getitem_:
                 text = f"asarray({operands[0]}[{index}])"
             else:
-                shape = _tuple(node.static["shape"])
-                text = f"scatter_add({shape}, {self.dtype(node.dtype)}, {index}, {operands[0]})"
+                shape = list(node.static["shape"])
+                if node in self.aligned:
+                    shape[0] = f"{operands[0]}.shape[0]"
+                text = f"scatter_add({_tuple(shape)}, {self.dtype(node.dtype)}, {index}, {operands[0]})"
         elif op is scatter_add:
-            text = (
-                f"scatter_add({_tuple(node.static['shape'])}, {self.dtype(node.dtype)}, "
-                f"{_index(node.static['index'])}, {operands[0]})"
-            )
+            parts, sizes = node.static["index"], list(node.static["shape"])
+            if node in self.aligned:
+                parts = (slice(None), *parts[1:]) if parts[0].__class__ is slice else parts
+                sizes[0] = f"{operands[0]}.shape[0]"
+            text = f"scatter_add({_tuple(sizes)}, {self.dtype(node.dtype)}, {_index(parts)}, {operands[0]})"
         else:
             text = self.forward_call(node, operands, node.static)
         if destination is not None:
             lines.append(f"{indent}copyto({destination}, {text})")
         else:
-            lines.append(f"{indent}{self.named(node)} = {text}")
+            lines.append(f"{indent}{name or self.named(node)} = {text}")
 
     def ufunc_call(
         self, node: Symbol, operands: list[str], destination: str | None, lines: list[str], indent: str
@@ -542,8 +591,17 @@ class _Emitter:
         if node.op is PICKED:
             return f"{operands[0]}[{static['place']}]"
         if hasattr(node.op, "on_arrays"):  # a scan inside of this one
-            return f"{self.const(node.op.on_arrays, 'scan')}({', '.join(operands)}, steps={static['steps']})"
+            rows = "None" if static["rows"] is None else self.const(static["rows"], "inner_rows")
+            run = self.const(node.op.on_arrays, "scan")
+            return f"{run}({', '.join(operands)}, steps={static['steps']}, rows={rows})"
         name = self.const(node.op.forward, node.op.name)
+        if node.op is reshape_ and node.inputs[0] in self.of_rows and node not in self.aligned:
+            return f"{operands[0]}.reshape({_tuple((-1, *node.shape[1:]))}).copy()"
+        if node.op in (reshape_, broadcast_to_) and node.inputs[0] in self.aligned:
+            first = f"{operands[0]}.shape[0]" if node in self.aligned else "-1"
+            static = {"shape": (_Text(first), *static["shape"][1:])}
+        elif node.op is getitem_ and node in self.aligned and static["index"][0].__class__ is slice:
+            static = {"index": (slice(None), *static["index"][1:])}
         count = len(operands) - _slot_count(node.static)
         static = filled(static, [_Text(operand) for operand in operands]) if count != len(operands) else static
         options = "".join(f", {key}={_static(value, self.const)}" for key, value in static.items())
@@ -584,7 +642,10 @@ class _Emitter:
             return
         if node.op is SUM_OVER_TIME:
             x = node.inputs[0]
-            if self.is_once(x):
+            if x in self.aligned:
+                what = "times_steps" if self.is_once(x) else "sum_of_steps"
+                text = f"{what}({self.stack(x)[0]}, rows)"
+            elif self.is_once(x):
                 text = f"multiply({self.stack(x)[0]}, {self.dtype(node.dtype)}.type(T))"
             else:
                 text = f"asarray(sum_of({self.stack(x)[0]}, axis=0))"
@@ -593,6 +654,13 @@ class _Emitter:
             text = f"dot({self.rows(a, a.shape[-1])}.T, {self.rows(b, b.shape[-1])})"
         elif node.op is ROWS_OVER_TIME:
             x = node.inputs[0]
+            if x in self.aligned:
+                keep, axis = node.static["keepdims"], node.static["axis"]
+                text = f"asarray(sum_of({self.stack(x)[0]}, axis={_tuple(axis)}, keepdims={keep}))"
+                text = text if 0 in axis else f"sum_of_steps({text}, rows)"
+                self.run.append(f"{name} = {text}")
+                self.whole[node] = (name, "run")
+                return
             axes = (0, *[a + 1 for a in node.static["axis"]])
             keep = node.static["keepdims"]
             whole = set(node.static["axis"]) == set(range(len(x.shape) - 1)) and not keep and len(x.shape) > 1
@@ -673,7 +741,7 @@ class _Loop:
         for node in self.stage.nodes:
             if is_view(node):
                 continue
-            operands = [self.reference(i) for i in node.inputs]
+            operands = [self.reference(e.number_behind(i, node)) for i in node.inputs]
             if node.op is matmul:
                 self.products += 1
                 operands = [
@@ -690,12 +758,13 @@ class _Loop:
                     e.run.append(f"{name} = zeros({_tuple(node.shape)}, {e.dtype(node.dtype)})")
                     sums.append(reader)
                     value = destination or e.named(node)
-                    self.lines.append(f"    add({name}, {value}, {name})")
+                    total = f"{name}[:{value}.shape[0]]" if node in e.aligned else name
+                    self.lines.append(f"    add({total}, {value}, {total})")
                     e.whole[reader] = (name, "run")
         for i in self.stage.carry:
             if i in e.plan.scratch and i not in e.plan.direct:
                 leaf, new = e.body.carry[i], e.body.next[i]
-                self.lines.append(f"    copyto({e.carry_place[leaf].buffer.name}, {self.reference(new)})")
+                self.lines.append(f"    copyto({self.reference(leaf)}, {self.reference(new)})")
         e.products.append(self.products)
         e.run.append("# for each step" + (", from the last to the first" if e.reverse else ""))
         if self.zipped:
@@ -713,7 +782,8 @@ class _Loop:
         if symbol in self.seen:
             return self.seen[symbol]
         if e.is_once(symbol):
-            return e.stack(symbol)[0]
+            variable, home = e.stack(symbol)
+            return self.first_rows(symbol, variable, home) if symbol in e.aligned else variable
         place = e.place.get(symbol)
         if symbol in e.carry_place and e.stages.loop.get(symbol) == self.number:
             place = e.carry_place[symbol]
@@ -721,10 +791,18 @@ class _Loop:
             name = place.buffer.name
             if place.columns is not None:
                 name = e.define(e.named(symbol), e.part_of(place), e.home(place.buffer))[0]
+            if symbol in e.aligned:
+                return self.first_rows(symbol, name, e.home(place.buffer))
             self.seen[symbol] = name
             return name
         if is_view(symbol) and symbol not in e.leaf_place:
             base = symbol.inputs[0]
+            if base in e.of_rows and (symbol not in e.aligned or self.is_constant(base) or not self.has_stack(base)):
+                inner = self.reference(base)
+                name = e.named(symbol)
+                self.lines.append(f"    {name} = {e.view(symbol, inner)}")
+                self.seen[symbol] = name
+                return name
             if self.is_constant(base) or not self.has_stack(base):
                 inner = self.reference(base)
                 if self.is_constant(base):
@@ -737,9 +815,18 @@ class _Loop:
                 self.seen[symbol] = name
                 return name
         variable, home = e.stack(symbol)
-        steps = self.steps(variable, home)
+        steps = self.steps(variable, home, "packed_views" if symbol in e.aligned else "views")
+        return self.walked(symbol, steps)
+
+    def first_rows(self, symbol: Symbol, variable: str, home: str) -> str:
+        """The rows of a buffer that take part in a step."""
+        return self.walked(symbol, self.steps(variable, home, "first_rows"))
+
+    def walked(self, symbol: Symbol, steps: str) -> str:
+        """The loop variable that walks over a list."""
+        e = self.e
         name = e.named(symbol)
-        if name in self.zipped or name in e.exports:
+        if name in self.zipped or name in e.exports or name in e.constants or e.is_once(symbol):
             name = e.fresh_name(name)
         self.zipped[name] = steps
         self.seen[symbol] = name
@@ -763,12 +850,14 @@ class _Loop:
                 return e.is_once(symbol)
             symbol = symbol.inputs[0]
 
-    def steps(self, variable: str, home: str) -> str:
+    def steps(self, variable: str, home: str, kind: str) -> str:
         """The list of a stack's steps, in the order in which they are walked."""
         e = self.e
         key = ("steps", variable)
         if key not in e.whole:
             text = f"views({variable}[::-1])" if e.reverse else f"views({variable})"
+            if kind != "views":
+                text = f"{kind}({variable}, rows)" + ("[::-1]" if e.reverse else "")
             e.whole[key] = e.define(e.fresh_name(variable + "_steps"), text, home)
         return e.whole[key][0]
 
@@ -810,7 +899,65 @@ def canonical(body: Body, wanted: Sequence[str]) -> tuple[Body, list[str]]:
     return body._replace(next=new, stacked=stacked), list(wanted)
 
 
+def with_copies_of_states(
+    body: Body, wanted: Sequence[str], alignment: Alignment
+) -> tuple[Body, list[str], Packing]:
+    """A body over packed rows, in which only a state's own loop reads it, and all others a copy from before each step.
+
+    Rows come and go, so a state stands in one buffer of all rows, of which each step changes the first.
+    """
+    order = order_of(body.results, body.leaves)
+    frozen = {leaf for leaf, new in zip(body.carry, body.next, strict=True) if leaf is new}
+    loop = cycles(body, order, once_nodes(order, [*body.captured, *frozen]))
+    before = {leaf: _copy(leaf, leaf) for leaf in body.carry if leaf not in frozen}
+    new: dict[Symbol, Symbol] = {leaf: leaf for leaf in body.leaves}
+    seen_before = dict(before)
+
+    def outside(symbol: Symbol) -> Symbol:
+        """What a node outside of a state's loop reads in its place, or in that of a view of it."""
+        if symbol not in seen_before:
+            inner = outside(symbol.inputs[0]) if symbol not in leaves and is_view(symbol) else None
+            changed = inner is not None and inner is not new[symbol.inputs[0]]
+            seen_before[symbol] = _again(symbol, [inner]) if changed and inner is not None else new[symbol]
+        return seen_before[symbol]
+
+    def state_of(symbol: Symbol) -> Symbol:
+        while symbol not in leaves and is_view(symbol):
+            symbol = symbol.inputs[0]
+        return symbol
+
+    leaves = set(body.leaves)
+    for node in order:
+        inputs = [
+            outside(i) if state_of(i) in before and loop.get(node, -1) != loop.get(state_of(i), -2) else new[i]
+            for i in node.inputs
+        ]
+        same = all(a is b for a, b in zip(inputs, node.inputs, strict=True))
+        new[node] = node if same else _again(node, inputs)
+    stacked = [outside(s) if state_of(s) in before else new[s] for s in body.stacked]
+    result = body._replace(next=[new[s] for s in body.next], stacked=stacked, summed=[new[s] for s in body.summed])
+    read = {i for node in order_of(result.results, result.leaves) for i in node.inputs} | set(stacked)
+    unread = [before[leaf] for leaf in before if leaf not in loop and before[leaf] not in read]
+    result = result._replace(stacked=[*stacked, *unread])
+    known = aligned(result, alignment.leaves(body), alignment.rows)
+    results = [*result.next, *result.stacked]
+    known |= {s for s in results if s.op is COPY and is_number(s) and s.shape[:1] == (alignment.rows,)}
+    of_rows = set(known)
+    for node in order_of(result.results, result.leaves):
+        if (is_view(node) or node.op is reshape_) and node.inputs[0] in of_rows:
+            of_rows.add(node)
+    return result, [*wanted, *["frame"] * len(unread)], Packing(known, before, of_rows)
+
+
+def _again(node: Symbol, inputs: Sequence[Symbol]) -> Symbol:
+    made = Symbol(node.op, tuple(inputs), node.static, node.shape, node.dtype, node.trace, node.number)
+    made.name = node.name
+    return made
+
+
 def _copy(symbol: Symbol, like: Symbol) -> Symbol:
+    if symbol.op is broadcast_to_ and not symbol.inputs[0].shape and symbol.dtype == symbol.inputs[0].dtype:
+        symbol = symbol.inputs[0]  # numbers broadcast by themselves
     copied = Symbol(COPY, (symbol,), {}, like.shape, like.dtype, like.trace)
     copied.name = symbol.name
     return copied
@@ -902,6 +1049,6 @@ def _static(value: Any, const: Callable[[Any, str], str]) -> str:
 _RESERVED = (
     "T", "carry", "elems", "captured", "frame", "fresh", "make", "run", "empty", "zeros", "views", "rows_of", "dot",
     "matmul", "copyto", "sum_of", "asarray", "scatter_add", "broadcast_to", "step_numbers", "copy_to_shape", "xp", "zip",
-    "range", "slice", "and", "or", "not", "if", "in", "is", "for", "def", "return", "lambda", "del", "pass", "None",
+    "range", "slice", "rows", "N", "first_rows", "packed_views", "take_rows", "sum_of_steps", "times_steps", "and", "or", "not", "if", "in", "is", "for", "def", "return", "lambda", "del", "pass", "None",
     *UFUNCS.values(),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad.ops.shape import stack
@@ -41,14 +41,19 @@ def _value(node: Symbol, known: dict[Symbol, Any]) -> Any:
     return node.op(*values[:count], **static)
 
 
-def uses(body: Body, reverse: bool, record: Any, argnum: int) -> Iterator[tuple[str, int, Any]]:
-    """Every use of one input of a recorded scan: the op, its argument, and the gradient by this use alone."""
+def uses(
+    run: Callable[[list[Tensor]], Sequence[Value]], record: Any, argnum: int
+) -> Iterator[tuple[str, int, Any]]:
+    """Every use of one input of a recorded scan: the op, its argument, and the gradient by this use alone.
+
+    `run` gives the scan's results on the ordinary tape.
+    """
     inputs = [
         Tensor(array) if parent is None else _variable(array)
         for array, parent in zip(record.inputs[:-1], record.parents[:-1], strict=True)
     ]
     with Tape() as tape:
-        out = interpret(body, inputs, record.static["steps"], reverse)
+        out = run(inputs)
         total = None
         for place, g in record.cotangent.items():
             term = (out[place] * g).sum() if isinstance(out[place], Tensor) else None

@@ -23,6 +23,7 @@ from minigrad.walk import reachable
 
 def run_loop(problem: Problem, interval: int | None) -> tuple[Any, Any]:
     """The final state, and the stacked outputs (the stacked states if there are none)."""
+    problem.replace_padding()
     steps: list[Leaves] = [[] for _ in range(problem.steps)]
     for leaf in problem.elems:
         for x, part in zip(steps, unstack(leaf), strict=False):  # padding is cut off

@@ -20,7 +20,7 @@ from minigrad.ops.reductions import sum_
 from minigrad.ops.shape import concatenate_, reshape_
 from minigrad.ops.where import where_
 from minigrad.scan.differentiate import SUM_OVER_TIME
-from minigrad.scan.distribute import COPY, Stages, is_view
+from minigrad.scan.distribute import COPY, Packing, Stages, is_view
 from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, is_elementwise
 from minigrad.scan.trace import Body
 
@@ -42,7 +42,10 @@ FOREVER: Event = (1 << 30, 0)
 
 
 class Buffer:
-    """A place for values: a stack if `lead` is "T" or "T + 1", else one array. `kind` is "frame" or "fresh"."""
+    """A place for values: a stack if `lead` is "T", "T + 1" or "N" (packed rows), else one array.
+
+    `kind` is "frame" or "fresh".
+    """
 
     def __init__(self, lead: str, shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, owner: Symbol) -> None:
         self.lead = lead
@@ -51,6 +54,11 @@ class Buffer:
         self.kind = kind
         self.owner = owner
         self.name = ""
+
+    @property
+    def over_time(self) -> bool:
+        """Whether there is an axis of time before those of one step; packed rows have none."""
+        return self.lead in ("T", "T + 1")
 
 
 class Place(NamedTuple):
@@ -64,7 +72,10 @@ class Place(NamedTuple):
 class Plan:
     """The places of a body's values. `scratch` are the states without stack, `direct` those made in their place."""
 
-    def __init__(self, body: Body, stages: Stages, wanted: Sequence[str], frozen: set[Symbol]) -> None:
+    def __init__(
+        self, body: Body, stages: Stages, wanted: Sequence[str], frozen: set[Symbol], packing: Packing | None = None
+    ) -> None:
+        self.packing = packing
         self.body = body
         self.stages = stages
         self.frozen = frozen
@@ -122,7 +133,7 @@ class Plan:
         found |= {
             new
             for leaf, new in zip(self.body.carry, self.body.next, strict=True)
-            if leaf not in loop and new in loop
+            if new in loop and loop.get(leaf) != loop[new]
         }
         return found
 
@@ -132,7 +143,9 @@ class Plan:
         for i, (leaf, new) in enumerate(zip(self.body.carry, self.body.next, strict=True)):
             if leaf in self.frozen:
                 continue
-            if leaf in self.stages.loop and leaf not in self.outside and new not in self.outside:
+            if self.packing or (
+                leaf in self.stages.loop and leaf not in self.outside and new not in self.outside
+            ):
                 self.scratch.add(i)
                 self.carry_place[leaf] = Place(Buffer("", leaf.shape, leaf.dtype, "frame", leaf))
                 continue
@@ -145,16 +158,33 @@ class Plan:
         for node in self.body.stacked:
             if node not in self.place and node not in self.carry_place:
                 kind = "fresh" if node in self.fresh else "frame"
-                self.place[node] = Place(Buffer("T", node.shape, node.dtype, kind, node))
+                self.place[node] = Place(Buffer(self._lead(node), node.shape, node.dtype, kind, node))
         for node in reversed(self.order):  # a concatenation before its pieces
             kind = self.stages.place[node]
             if is_view(node) or node.op is CONSTANT or kind == "final":
                 continue
+            if self._merges_rows(node):
+                continue
             stacked = kind == "batch" or (kind == "loop" and node in self.outside)
             if node not in self.place and (writes_in_place(node) or (kind == "loop" and stacked)):
-                self.place[node] = Place(Buffer("T" if stacked else "", node.shape, node.dtype, "frame", node))
+                self.place[node] = Place(
+                    Buffer(self._lead(node) if stacked else "", node.shape, node.dtype, "frame", node)
+                )
             if node.op is concatenate_ and node in self.place:
                 self._place_pieces(node)
+
+    def _merges_rows(self, node: Symbol) -> bool:
+        """Whether a node makes of rows what has no fixed shape, as when rows and another axis become one."""
+        packing = self.packing
+        return (
+            packing is not None
+            and node.op is reshape_
+            and node.inputs[0] in packing.of_rows
+            and node not in packing.aligned
+        )
+
+    def _lead(self, node: Symbol) -> str:
+        return "N" if self.packing and node in self.packing.aligned else "T"
 
     def _place_pieces(self, node: Symbol) -> None:
         """Let the pieces of a concatenation be computed where they belong."""
@@ -227,12 +257,13 @@ class Plan:
                 last = max(last, self.last[reader])  # if it is a piece, it has to last as long as the whole
         for i, new in enumerate(self.body.next):
             if new is node and i in self.scratch:
-                last = max(last, (self.event[node][0], 1 << 29))  # handed on at the end of the step
+                stage = self.stages.loop.get(self.body.carry[i], self.event[node][0])
+                last = max(last, (stage, 1 << 29))  # handed on at the end of the step
         return last
 
     def _last_read_of(self, node: Symbol, columns: tuple[int, int, int] | None) -> Event:
         """When some columns of a node's value are read for the last time."""
-        if columns is None or self.last[node] >= FOREVER or any(
+        if columns is None or self.last[node][1] >= 1 << 29 or self.last[node] >= FOREVER or any(
             r.op is concatenate_ and self.place.get(r, self.place[node]).buffer is self.place[node].buffer
             for r in self.readers.get(node, ())
         ):
@@ -317,7 +348,7 @@ class Plan:
         for i in self.scratch:
             leaf, new = self.body.carry[i], self.body.next[i]
             place = self.place.get(new)
-            if place is None or place.columns is not None or any(
+            if place is None or place.columns is not None or place.buffer.lead or any(
                 n is not new and p.buffer is place.buffer for n, p in self.place.items()
             ):
                 continue

@@ -39,18 +39,19 @@ class Problem:
         self.steps = steps
         self.active = steps if rows is None else int(rows.max(initial=0))  # no row has more steps
         self.spare_state = carry.leaves
-        if rows is not None and self.active and rows.min() < self.active:
-            self._replace_padding(rows)
         self.output_structure = None if has_output else carry.structure
         self._output_forms: list[str] | None = None
 
-    def _replace_padding(self, rows: np.ndarray[Any, Any]) -> None:
+    def replace_padding(self) -> None:
         """Give every row something to do where it has no step of its own: its first step, from its first state.
 
         An empty row does that of the longest one. So padding never enters the arithmetic, and `fn` is only asked what
         some row asks; zeros flow back. (What `fn` captures for each row stays with its row: that is an empty row's
         own still.)
         """
+        rows = self.rows
+        if rows is None or not self.active or rows.min() == self.active:
+            return
         row = np.where(rows > 0, np.arange(len(rows)), rows.argmax())
         t = np.arange(self.active)[:, None]
         t = np.where(t < rows, t, rows[row] - 1 if self.reverse else 0)

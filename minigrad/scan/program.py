@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import math
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from minigrad.backend import Backend
 from minigrad.scan.emit import Fresh, Source
 from minigrad.scan.emit import _Number as Number
+from minigrad.scan.rows import Rows
 
 VIEWS_AT_MOST = 20_000
 """Views of steps are kept in lists up to this length, and made on the way beyond."""
@@ -46,8 +48,10 @@ class Program:
     def __del__(self) -> None:
         linecache.cache.pop(self._filename, None)
 
-    def frame(self, steps: int) -> Any:
+    def frame(self, steps: int, rows: Rows | None = None) -> Any:
         """Buffers for so many steps, from the pool if there are some."""
+        if rows is not None:
+            return self._make(steps, rows)
         waiting = self._pool.get(steps)
         if waiting:
             try:
@@ -56,23 +60,31 @@ class Program:
                 pass
         return self._make(steps)
 
-    def give_back(self, steps: int, frame: Any) -> None:
+    def give_back(self, steps: int, frame: Any, rows: Rows | None = None) -> None:
         """Let a later call have a frame."""
+        if rows is not None:
+            return  # lengths are hardly ever the same twice
         waiting = self._pool.setdefault(steps, [])
         if len(waiting) < FRAMES_KEPT:
             waiting.append(frame)
         while len(self._pool) > 2 * FRAMES_KEPT:
             self._pool.pop(next(iter(self._pool)), None)
 
-    def fresh(self, steps: int) -> list[Any]:
+    def fresh(self, steps: int, rows: Rows | None = None) -> list[Any]:
         """Arrays for the results of a run."""
         empty = self.backend.xp.empty
-        return [empty((steps + f.extra, *f.shape), f.dtype) for f in self.source.fresh]
+        return [
+            empty((rows.total, *f.shape[1:]) if f.packed and rows else (steps + f.extra, *f.shape), f.dtype)
+            for f in self.source.fresh
+        ]
 
-    def part(self, fresh: Sequence[Any], steps: slice) -> list[Any]:
+    def part(self, fresh: Sequence[Any], steps: slice, rows: Rows | None = None) -> list[Any]:
         """What a run of some of the steps fills of the arrays for all of them."""
         specs = self.source.fresh
-        return [a[steps.start : steps.stop + f.extra] for a, f in zip(fresh, specs, strict=True)]
+        return [
+            a[rows.packed(steps)] if f.packed and rows else a[steps.start : steps.stop + f.extra]
+            for a, f in zip(fresh, specs, strict=True)
+        ]
 
     def steps_in_cache(self) -> int:
         """How many steps' buffers stay in a processor's cache, about."""
@@ -86,10 +98,12 @@ class Program:
         captured: Sequence[Any],
         frame: Any,
         fresh: Sequence[Any],
+        rows: Rows | None = None,
     ) -> tuple[list[Any], list[Any]]:
         """The final states and the sums; stacks are found in the frame and the fresh arrays, see `stack`."""
+        more = () if rows is None else (rows,)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-            return self._run(steps, carry, elems, captured, frame, fresh)  # type: ignore[no-any-return]
+            return self._run(steps, carry, elems, captured, frame, fresh, *more)  # type: ignore[no-any-return]
 
     def stack(self, place: int, reverse: bool, frame: Any, fresh: Sequence[Any]) -> Any:
         """A stacked result."""
@@ -127,6 +141,26 @@ def _namespace(backend: Backend) -> dict[str, Any]:
         out[...] = array
         return out
 
+    def first_rows(array: Any, rows: Rows) -> Any:
+        return [array[:n] for n in rows.counts]
+
+    def packed_views(stack: Any, rows: Rows) -> Any:
+        return [stack[a:b] for a, b in itertools.pairwise(rows.starts)]
+
+    def take_rows(array: Any, rows: Rows) -> Any:
+        return array[rows.row_of]
+
+    def sum_of_steps(stack: Any, rows: Rows) -> Any:
+        views = packed_views(stack, rows)
+        out = xp.zeros((rows.all, *stack.shape[1:]), dtype=stack.dtype)
+        for view in views:
+            out[: len(view)] += view
+        return out
+
+    def times_steps(array: Any, rows: Rows) -> Any:
+        counts = backend.asarray(rows.steps_of_rows(), array.dtype)
+        return array * counts.reshape((-1,) + (1,) * (array.ndim - 1))
+
     def step_numbers(steps: int, rank: int) -> Any:
         return xp.arange(steps).reshape((steps,) + (1,) * rank)
 
@@ -137,7 +171,8 @@ def _namespace(backend: Backend) -> dict[str, Any]:
         "xp": xp, "empty": xp.empty, "zeros": xp.zeros, "views": views, "rows_of": rows_of, "dot": xp.dot,
         "matmul": xp.matmul, "copyto": copyto if backend.name != "numpy" else xp.copyto, "sum_of": xp.sum,
         "asarray": backend.asarray, "scatter_add": scatter_add, "broadcast_to": xp.broadcast_to,
-        "step_numbers": step_numbers, "copy_to_shape": copy_to_shape,
+        "first_rows": first_rows, "packed_views": packed_views, "take_rows": take_rows, "sum_of_steps": sum_of_steps,
+        "times_steps": times_steps, "step_numbers": step_numbers, "copy_to_shape": copy_to_shape,
     }  # fmt: skip
 
 

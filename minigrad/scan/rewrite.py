@@ -34,6 +34,7 @@ from minigrad.scan.distribute import (
     cycles,
     once_nodes,
 )
+from minigrad.scan.names import name_by_inputs
 from minigrad.scan.symbol import CONSTANT, Slot, Symbol, current, is_elementwise
 from minigrad.scan.trace import Body, Trace, frozen, order_of
 from minigrad.tape import careful, recorder, scoped
@@ -51,6 +52,7 @@ def forward(body: Body, backend: Backend) -> Body:
         one_tanh(graph)
         regroup(graph)
         graph.apply(graph.shared)
+    name_by_inputs(graph.order)
     return graph.body
 
 
@@ -59,13 +61,14 @@ def backward(body: Body, backend: Backend) -> Body:
     graph = Graph(body, backend)
     with graph.rewriting():
         graph.apply(graph.shared)
-        graph.apply(sums_over_time)
+        graph.apply(lambda node: sums_over_time(node, graph.leaves))
         slices_to_concatenations(graph)
         regroup(graph)
         into_pieces(graph)
         regroup(graph)
-        graph.apply(sums_over_time)
+        graph.apply(lambda node: sums_over_time(node, graph.leaves))
         graph.apply(graph.shared)
+    name_by_inputs(graph.order)
     return graph.body
 
 
@@ -136,7 +139,7 @@ class Graph:
                 if s in known and known[s] is not s:
                     target = known[s]
                     if target in new:
-                        new[s] = new[target]
+                        new[s] = _called(new[target], s)
                         stack.pop()
                     else:
                         stack.append(target)
@@ -148,7 +151,7 @@ class Graph:
                 inputs = tuple([new[i] for i in s.inputs])
                 node = s if all(a is b for a, b in zip(inputs, s.inputs, strict=True)) else _with(s, inputs)
                 result = rule(node)
-                new[s] = node if result is None else result
+                new[s] = node if result is None else _called(result, s)
                 stack.pop()
             return new[symbol]
 
@@ -168,7 +171,7 @@ class Graph:
 
     def shared(self, node: Symbol) -> Symbol | None:
         """Equal values once; what does nothing away."""
-        better = simpler(node)
+        better = simpler(node, self.leaves)
         node = node if better is None else better
         if node in self.leaves:
             return node
@@ -192,23 +195,40 @@ def _with(node: Symbol, inputs: tuple[Symbol, ...]) -> Symbol:
     return made
 
 
-def simpler(node: Symbol) -> Symbol | None:
-    """A value that a node passes on as it is."""
+def _called(made: Symbol, old: Symbol) -> Symbol:
+    """A new node, under the name of the one in whose place it stands."""
+    if made.name is None:
+        made.name = old.name
+    return made
+
+
+def simpler(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
+    """The same value from less. Into leaves nobody looks: what made them is of another program."""
     op, inputs = node.op, node.inputs
+    if not inputs or inputs[0] in leaves:
+        return _simpler_sum(node) if op in (add, subtract) else None
     if op is negative and inputs[0].op is negative:
         return inputs[0].inputs[0]
     if op is reshape_ and inputs[0].shape == node.shape:
         return inputs[0]
+    if op is transpose_ and inputs[0].op is transpose_:
+        axes = tuple([inputs[0].static["axes"][a] for a in node.static["axes"]])
+        inner = inputs[0].inputs[0]
+        return inner if axes == tuple(range(len(axes))) else _moved(inner, axes)
+    if op is transpose_ and inputs[0].op is matmul and all(len(i.shape) == 2 for i in inputs[0].inputs):
+        if node.static["axes"] == (1, 0):  # (a @ b).T = b.T @ a.T, which keeps rows in front
+            a, b = (_transposed(i, leaves) for i in inputs[0].inputs)
+            return Symbol(matmul, (b, a), {}, node.shape, node.dtype, node.trace, node.number)
     if op is transpose_ and node.static["axes"] == tuple(range(len(node.shape))):
         return inputs[0]
     if op is getitem_ and inputs[0].shape == node.shape and all(
         part.__class__ is slice and part.step in (None, 1) for part in node.static["index"]
     ):
         return inputs[0]
-    if op in (add, subtract) and _is_zero(inputs[1]) and inputs[0].shape == node.shape:
-        return inputs[0]
-    if op is add and _is_zero(inputs[0]) and inputs[1].shape == node.shape:
-        return inputs[1]
+    if op in (add, subtract):
+        better = _simpler_sum(node)
+        if better is not None:
+            return better
     if is_elementwise(op) and len(inputs) == 2 and op.name in ("add", "subtract", "multiply"):
         a, b = inputs  # numbers broadcast by themselves
         if a.op is broadcast_to_ and not a.inputs[0].shape and b.shape == node.shape and a.inputs[0].dtype == a.dtype:
@@ -216,6 +236,25 @@ def simpler(node: Symbol) -> Symbol | None:
         if b.op is broadcast_to_ and not b.inputs[0].shape and a.shape == node.shape and b.inputs[0].dtype == b.dtype:
             return _with(node, (a, b.inputs[0]))
     return None
+
+
+def _simpler_sum(node: Symbol) -> Symbol | None:
+    a, b = node.inputs
+    if _is_zero(b) and a.shape == node.shape and a.dtype == node.dtype:
+        return a
+    return b if node.op is add and _is_zero(a) and b.shape == node.shape and b.dtype == node.dtype else None
+
+
+def _moved(symbol: Symbol, axes: tuple[int, ...]) -> Symbol:
+    shape = tuple([symbol.shape[a] for a in axes])
+    return Symbol(transpose_, (symbol,), {"axes": axes}, shape, symbol.dtype, symbol.trace)
+
+
+def _transposed(symbol: Symbol, leaves: set[Symbol]) -> Symbol:
+    """A matrix transposed, as simply as possible."""
+    moved = _moved(symbol, (1, 0))
+    better = simpler(moved, leaves)
+    return moved if better is None else better
 
 
 def _is_zero(symbol: Symbol) -> bool:
@@ -583,19 +622,21 @@ class Term(NamedTuple):
 # ---- sums over time ------------------------------------------------------------------------------------------------
 
 
-def sums_over_time(node: Symbol) -> Symbol | None:
+def sums_over_time(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
     """Move a sum over time inwards: through what is linear, into products and sums over rows."""
     if node.op is not SUM_OVER_TIME:
         return None
     x, trace = node.inputs[0], current.get()
+    if x in leaves:
+        return None
     assert trace is not None  # noqa: S101  # of the rewriting
 
     def summed(value: Symbol) -> Symbol:
         total = trace.node(SUM_OVER_TIME, [value], {})
-        better = sums_over_time(total)
+        better = sums_over_time(total, leaves)
         return total if better is None else better
 
-    if x.op is matmul and all(len(i.shape) == 2 for i in x.inputs) and x.inputs[0].op is transpose_:
+    if x.op is matmul and all(len(i.shape) == 2 for i in x.inputs) and x.inputs[0].op is transpose_ and x.inputs[0] not in leaves:
         rows = x.inputs[0].inputs[0]
         return Symbol(PRODUCT_OVER_TIME, (rows, x.inputs[1]), {}, x.shape, x.dtype, trace)
     if x.op is sum_ and len(x.inputs[0].shape) > 0:
@@ -604,6 +645,10 @@ def sums_over_time(node: Symbol) -> Symbol | None:
         if len(x.static["index"]) == 1:
             return Symbol(SCATTER_OVER_TIME, x.inputs, x.static, x.shape, x.dtype, trace)
         return None
+    if x.op in (add, subtract) and all(i.shape == x.shape and i.dtype == x.dtype for i in x.inputs):
+        parts = [summed(i) for i in x.inputs]
+        if any(part.op is not SUM_OVER_TIME for part in parts):
+            return trace.node(x.op, parts, {})
     if x.op in (reshape_, transpose_, negative) or (
         x.op is scatter_add and not any(part.__class__ is Slot for part in x.static["index"])
     ):

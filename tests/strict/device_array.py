@@ -91,7 +91,7 @@ def launched_unless_view(by: str, result: Any, inputs: Any) -> None:
     """Count a call as a launch, unless all that it returns are views of arrays that it was given."""
     found = list(arrays_in(result if isinstance(result, (tuple, list)) else [result]))
     given = list(arrays_in(inputs))
-    views = bool(found) and all(any(np.may_share_memory(a, b) for b in given) for a in found)
+    views = bool(found) and all(a.size == 0 or any(np.may_share_memory(a, b) for b in given) for a in found)
     if not views and by not in NO_LAUNCH:
         launched(by)
 

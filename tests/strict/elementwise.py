@@ -21,6 +21,8 @@ def interpret(run: ElementwiseRun, arrays: Sequence[Any], xp: Any) -> None:
             result = int(name == "fill_1")
         else:
             result = getattr(xp, name)(*values)
+        if isinstance(result, np.generic):
+            result = np.asarray(result)  # a scalar would refuse where an array wraps around
         arrays[destination][...] = result
 
 
@@ -43,14 +45,15 @@ def elementwise(run: ElementwiseRun) -> Callable[..., None]:
 
 
 def check_apart(arrays: Sequence[np.ndarray], written: Sequence[int]) -> None:
-    """Raise ValueError if destinations differ in shape, or an array overlaps one of them in part."""
+    """Raise ValueError if shapes do not fit, or if an array overlaps a destination in part."""
     shapes = {arrays[i].shape for i in written}
     if len(shapes) != 1:
         raise ValueError(f"the destinations of a run have one shape, got {shapes}")
     (shape,) = shapes
+    where = [places(array, shape) for array in arrays]
     for i in written:
         for j, other in enumerate(arrays):
-            if np.shares_memory(arrays[i], other) and places(other, shape) != places(arrays[i], shape):
+            if where[j] != where[i] and np.shares_memory(arrays[i], other):
                 raise ValueError(f"array {j} overlaps destination {i}, and is not the same element for element")
 
 
