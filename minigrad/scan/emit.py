@@ -467,7 +467,9 @@ class _Emitter:
         variable, home = self.stack(symbol)
         if len(symbol.shape) == 1:
             return variable
-        return self.rows_text(variable, width, home if is_solid(symbol) else "run")
+        place = self.place.get(self.plan.base(symbol))
+        solid = is_solid(symbol) and (place is None or place.columns is None)
+        return self.rows_text(variable, width, home if solid else "run")
 
     def rows_text(self, variable: str, width: int, home: str) -> str:
         key = ("rows", variable)
@@ -651,13 +653,19 @@ class _Emitter:
                 text = f"asarray(sum_of({self.stack(x)[0]}, axis=0))"
         elif node.op is PRODUCT_OVER_TIME:
             a, b = node.inputs
-            text = f"dot({self.rows(a, a.shape[-1])}.T, {self.rows(b, b.shape[-1])})"
+            text = self.product_over_time(a, b)
         elif node.op is ROWS_OVER_TIME:
             x = node.inputs[0]
             if x in self.aligned:
                 keep, axis = node.static["keepdims"], node.static["axis"]
                 text = f"asarray(sum_of({self.stack(x)[0]}, axis={_tuple(axis)}, keepdims={keep}))"
                 text = text if 0 in axis else f"sum_of_steps({text}, rows)"
+                self.run.append(f"{name} = {text}")
+                self.whole[node] = (name, "run")
+                return
+            if self.is_once(x):
+                total = f"sum_of({self.stack(x)[0]}, axis={_tuple(node.static['axis'])})"
+                text = f"multiply({total}, {self.dtype(node.dtype)}.type(T)).reshape({_tuple(node.shape)})"
                 self.run.append(f"{name} = {text}")
                 self.whole[node] = (name, "run")
                 return
@@ -672,10 +680,15 @@ class _Emitter:
                     text += f".reshape({_tuple(node.shape)})"
         elif node.op is SCATTER_OVER_TIME:
             x, index = node.inputs
-            shape = _tuple(node.static["shape"])
-            text = (
-                f"scatter_add({shape}, {self.dtype(node.dtype)}, ({self.stack(index)[0]},), {self.stack(x)[0]})"
-            )
+            shape, values = _tuple(node.static["shape"]), self.stack(x)[0]
+            if self.is_once(index) and not self.is_once(x):
+                values = f"sum_of({values}, axis=0)"
+            elif self.is_once(x):
+                steps = () if self.is_once(index) else ("T",)
+                values = f"broadcast_to({values}, {_tuple((*steps, *x.shape))})"
+            text = f"scatter_add({shape}, {self.dtype(node.dtype)}, ({self.stack(index)[0]},), {values})"
+            if self.is_once(x) and self.is_once(index):
+                text = f"multiply({text}, {self.dtype(node.dtype)}.type(T))"
         else:
             operands = [self.stack(i)[0] for i in node.inputs]
             if node.op is matmul:
@@ -692,6 +705,22 @@ class _Emitter:
                 return
         self.run.append(f"{name} = {text}")
         self.whole[node] = (name, "run")
+
+    def product_over_time(self, a: Symbol, b: Symbol) -> str:
+        """The sum over steps of a.T @ b: one product, of stacks or with what is the same at all steps taken out."""
+        if a in self.of_rows or b in self.of_rows:
+            left, right = (
+                f"take_rows({self.stack(x)[0]}, rows)" if self.is_once(x) else self.rows(x, x.shape[-1]) for x in (a, b)
+            )
+            return f"dot({left}.T, {right})"
+        left, right = self.stack(a)[0], self.stack(b)[0]
+        if self.is_once(a) and self.is_once(b):
+            return f"multiply(dot({left}.T, {right}), {self.dtype(a.dtype)}.type(T))"
+        if self.is_once(a):
+            return f"dot({left}.T, sum_of({right}, axis=0))"
+        if self.is_once(b):
+            return f"dot(sum_of({left}, axis=0).T, {right})"
+        return f"dot({self.rows(a, a.shape[-1])}.T, {self.rows(b, b.shape[-1])})"
 
     def final_value(self, symbol: Symbol) -> str:
         """A summed result: an array of its own."""

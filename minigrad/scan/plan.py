@@ -93,6 +93,7 @@ class Plan:
             if not is_view(node):
                 for i in node.inputs:
                     self.readers.setdefault(self.base(i), []).append(node)
+        self.reshaped: set[Symbol] = {self.base(node) for node in self.order if node.op is reshape_ and is_view(node)}
         self.fresh = {s for s, want in zip(body.stacked, wanted, strict=True) if want == "fresh"}
         self.kept = {s for s, want in zip(body.stacked, wanted, strict=True) if want == "frame"}
         self.outside = self._read_outside() | self.fresh | self.kept
@@ -195,6 +196,7 @@ class Plan:
                 place.columns is None
                 and piece not in self.place
                 and piece not in self.leaves
+                and piece not in self.reshaped  # which takes a value without gaps
                 and where == (self.stages.place[node], self.stages.loop.get(node))
                 and self.event[piece][0] == self.event[node][0]
                 and (place.buffer.lead or piece not in self.outside)
@@ -290,7 +292,9 @@ class Plan:
             buffer = place.buffer
             if (buffer.kind, buffer.lead, buffer.dtype) != ("frame", mine.lead, mine.dtype) or buffer.owner in self.leaves:
                 continue
-            if region_shape(place) != node.shape or (place.columns is not None and node.op is concatenate_):
+            if region_shape(place) != node.shape:
+                continue
+            if place.columns is not None and (node.op is concatenate_ or node in self.reshaped):
                 continue
             if not mine.lead and self.event[buffer.owner][0] != self.event[node][0]:
                 continue  # each loop has its own
