@@ -35,13 +35,24 @@ _deferred: ContextVar[Callable[[Callable[[tuple[int, ...]], Any]], Any] | None] 
 
 @contextmanager
 def deferred(take: Callable[[Callable[[tuple[int, ...]], Any]], Any]) -> Iterator[None]:
-    """Hand draws to `take` as functions of the path of their step, instead of drawing."""
+    """Hand draws to `take` as functions of the path of their step, instead of drawing.
+
+    >>> from minigrad import random
+    >>> with random.deferred(lambda draw: draw((0, 3))):  # as step 3 of scan 0 draws
+    ...     random.bernoulli(2, seed=0, p=1.0)
+    Tensor([1., 1.])
+    """
     with scoped(_deferred, take):
         yield
 
 
 def path() -> tuple[int, ...]:
-    """The call and step of each scan around."""
+    """The call and step of each scan around.
+
+    >>> from minigrad import random
+    >>> random.path()  # outside of every scan
+    ()
+    """
     return _path.get()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from minigrad import ops, tape, tree
 from minigrad.backend import Backend, backend_of, default_backend, get_backend
 from minigrad.ops.elementwise import add, divide, multiply, negative, power, subtract
-from minigrad.ops.op import as_values
+from minigrad.ops.op import as_values, is_abstract
 from minigrad.tape import Array, Box, Leaf, constant
 from minigrad.walk import backward, depends_on_open_variable
 
@@ -114,6 +114,8 @@ class Tensor(Box):
         return f"tensor {self.name!r}" if self.name else "this tensor"
 
     def __repr__(self) -> str:
+        if is_abstract(self.array):
+            return f"Tensor(traced, {self.dtype}{self.shape})"
         body = np.array2string(self.backend.to_host(self.array), separator=", ", prefix="Tensor(")
         if not self.size and self.shape != (0,):
             body += f", shape={self.shape}"
@@ -196,8 +198,8 @@ class Tensor(Box):
         return int(self.item())
 
     def __index__(self) -> int:
-        if self.dtype.kind not in "iu":
-            raise TypeError(f"only an integer tensor can be an index, got {self.dtype}")
+        if self.dtype.kind not in "iu" or self.shape:
+            raise TypeError(f"only an integer tensor of shape () can be an index, got {self.dtype}{self.shape}")
         return int(self.item())
 
     def __bool__(self) -> bool:

@@ -82,6 +82,8 @@ class _Trace:
 
     def given(self, value: Value) -> Value:
         """A result as the caller expects it: a Tensor where Tensors came in or it is recorded, else an array."""
+        if tape.recorder.get() is None and is_abstract(value):
+            value = value.unrecorded()  # what a scan traces would pass gradients all the same
         return Tensor(value) if self.boxed and not isinstance(value, Tensor) else value
 
     def result(self) -> Any:

@@ -99,8 +99,8 @@ def test_the_listing_of_an_lstm():
         assert names == ["make", "run"]
         assert {"W_x", "W_h", "b"} <= words(part.source)
         assert str(part) == part.source
-    assert "# for each step\n" in listing.forward.source
-    assert "# for each step, from the last to the first\n" in listing.backward.source
+    assert "for each step\n" in listing.forward.source
+    assert "for each step, from the last to the first\n" in listing.backward.source
 
 
 def test_a_listing_prints_both_programs_under_headings():
@@ -191,8 +191,8 @@ def test_options_are_those_of_scan():
 
     elems = np.ones((T, B, H))
     listing = listing_of(fn, elems, has_output=True, reverse=True)
-    assert "# for each step, from the last to the first\n" in listing.forward.source
-    assert "# for each step\n" in listing.backward.source
+    assert "for each step, from the last to the first\n" in listing.forward.source
+    assert "for each step\n" in listing.backward.source
     before = info().compilations
     state, outputs = mg.scan(fn, elems, zeros(), has_output=True, reverse=True)
     (state.sum() + outputs["value"].sum()).backward()

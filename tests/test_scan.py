@@ -1606,7 +1606,8 @@ def test_memory_is_linear_in_time_whoever_walks(unroll, walk):
 
 @ways
 def test_without_gradients_nothing_is_kept(unroll):
-    example = cell_example("lstm", steps=128, rows=8, units=16, inputs=8)
+    steps = 128 if unroll else 1280  # what a trace takes does not grow with time
+    example = cell_example("lstm", steps=steps, rows=8, units=16, inputs=8)
     weights = tracked(example.weights)
 
     def run(weights):
@@ -1619,7 +1620,7 @@ def test_without_gradients_nothing_is_kept(unroll):
         assert len(tape) == 0
 
     inference()  # the first time there is something to compile, and buffers to keep
-    assert peak(inference)[0] < peak(training(128, unroll=unroll))[0] / 10
+    assert peak(inference)[0] < peak(training(steps, unroll=unroll))[0] / 10
     with mg.Tape() as tape:
         run(example.weights)
     assert len(tape) == 0

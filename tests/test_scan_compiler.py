@@ -388,6 +388,7 @@ def test_a_program_of_constants_wants_no_gradient_and_one_of_tensors_names_them(
     program = mg.explain.program(example.body(example.weights), example.elems, example.init)
     assert [n for n in program.forward.products_in_loops if n] == [1]
     kernel = mg.tensor(example.weights["U"], requires_grad=True, name="kernel")
+    clear_cache()  # names are no part of the key: a program has those of the body that it was made for
     program = mg.explain.program(example.body({**example.weights, "U": kernel}), example.elems, example.init)
     assert "kernel" in str(program)
 
@@ -400,7 +401,7 @@ def test_only_what_is_wanted_is_computed():
         weights = {k: mg.tensor(v, requires_grad=k in wanted) for k, v in example.weights.items()}
         elems = mg.tensor(example.elems, requires_grad="x" in wanted)
         source = mg.explain.program(example.body(weights), elems, example.init).backward.source
-        return len(re.findall(r"matmul|\.dot\(|@", source))
+        return len(re.findall(r"\b(matmul|dot)\(", source))
 
     assert products({"b"}) < products({"b", "U"}) < products({"b", "U", "W"}) < products({"b", "U", "W", "x"})
 

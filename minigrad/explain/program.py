@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigrad import random
-from minigrad.scan.api import _steps as steps_of
+from minigrad.scan.api import rows_of, steps_of
 from minigrad.scan.cache import compiled
 from minigrad.scan.carry import Carry, as_leaves
 from minigrad.scan.problem import Problem
@@ -53,6 +53,7 @@ def program(
     has_output: bool = False,
     reverse: bool = False,
     lengths: Any = None,
+    length: int | None = None,
 ) -> Listing:
     """The programs that `mg.scan` with these arguments runs forward and backward, as Python source.
 
@@ -72,7 +73,7 @@ def program(
     >>> listing = mg.explain.program(cell, np.ones((5, 4, 2)), np.zeros((4, 3)))
     >>> listing.forward.products_in_loops  # h @ W_h; the other product is done for all steps at once
     [1]
-    >>> "W_x" in listing.forward.source, "# for each step, from the last to the first" in listing.backward.source
+    >>> "W_x" in listing.forward.source, "for each step, from the last to the first" in listing.backward.source
     (True, True)
     """
     if hasattr(fn, "zero_state") or not callable(fn):
@@ -82,8 +83,9 @@ def program(
         )
     leaves, structure = as_leaves("elems", elems)
     carry = Carry(*as_leaves("initializer", initializer))
-    # Packing: hand the checked lengths on to Problem and to the programs, once these differ with lengths.
-    problem = Problem(fn, leaves, structure, carry, has_output, reverse, None, steps_of(leaves, structure, None))
+    steps = steps_of(leaves, structure, length)
+    rows = None if lengths is None else rows_of(lengths, steps, leaves, structure, carry)
+    problem = Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
     with random.steps() as enter:
         scan, captured, draws = compiled(problem, leaves, carry.leaves, enter)
     inputs: list[Value | None] = [*carry.leaves, *leaves, *[None] * len(draws), *captured]

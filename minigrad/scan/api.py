@@ -46,13 +46,15 @@ def scan(
     `lengths` (an integer for each row, 0 to T): rows are axis 1 of elems and axis 0 of states and outputs. Past its
     length a row's state is copied through and its output is zero (reverse: before it begins), and what stands in the
     padding, even NaN, changes no result and gets a gradient of exactly 0. Rows must not meet in `fn`: no mean over
-    the batch, say. This version does not detect it if they do.
+    the batch, say; a body in which they do raises ValueError, unless it is unrolled.
     `length`: T, where `elems` has no leaves (None).
     `checkpoint`: keep the state of every k-th step only and compute the others again in backward ("sqrt": k = sqrt T).
-    `unroll`: `fn` is called at every step on the ordinary tape. This version always does so.
+    `unroll`: call `fn` at every step on the ordinary tape. Without it `fn` is traced, once a call and twice where it is
+    new, and a compiled program runs (`minigrad.explain.program` shows it).
 
     `fn` must be pure. Draws of `minigrad.random` in it are new at each step. The state must keep its structure,
-    shapes and dtypes. Raises TypeError or ValueError naming the leaf where an argument or a result does not fit.
+    shapes and dtypes. Raises TypeError or ValueError naming the leaf where an argument or a result does not fit, and
+    TraceError (a TypeError) naming the line where `fn` cannot be traced: it looks at a value, or is not pure.
     Source: the form of TensorFlow's scan (r0.11), the meaning of `reverse` and pytrees as in JAX's lax.scan.
 
     >>> import minigrad as mg, numpy as np
@@ -69,8 +71,8 @@ def scan(
         raise TypeError(f"scan takes a function fn(state, x), got {type(fn).__name__}")
     leaves, structure = as_leaves("elems", elems)
     carry = Carry(*as_leaves("initializer", initializer))
-    steps = _steps(leaves, structure, length)
-    rows = None if lengths is None else _rows(lengths, steps, leaves, structure, carry)
+    steps = steps_of(leaves, structure, length)
+    rows = None if lengths is None else rows_of(lengths, steps, leaves, structure, carry)
     problem = Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
     interval = _interval(checkpoint, steps)
     plain = unroll or problem.active == 0
@@ -81,7 +83,7 @@ def scan(
     return tree.map(lambda leaf: leaf.array if isinstance(leaf, Tensor) and not leaf.requires_grad else leaf, results)
 
 
-def _steps(leaves: Leaves, structure: tree.Structure, length: int | None) -> int:
+def steps_of(leaves: Leaves, structure: tree.Structure, length: int | None) -> int:
     """T, on which all of elems and `length` must agree."""
     if length is not None:
         length = _whole("length", length, 0)
@@ -102,7 +104,7 @@ def _steps(leaves: Leaves, structure: tree.Structure, length: int | None) -> int
     return int(leaves[0].shape[0])
 
 
-def _rows(lengths: Any, steps: int, leaves: Leaves, structure: tree.Structure, carry: Carry) -> Any:
+def rows_of(lengths: Any, steps: int, leaves: Leaves, structure: tree.Structure, carry: Carry) -> Any:
     """The checked lengths, one for each row of elems and state."""
     rows = as_lengths("scan", lengths, None, steps)
     for leaf, path in zip(leaves, structure.paths(), strict=True):

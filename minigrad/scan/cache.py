@@ -11,13 +11,14 @@ import numpy as np
 
 from minigrad import random
 from minigrad.backend import Backend, backend_of, default_backend
+from minigrad.scan import rewrite
 from minigrad.scan.carry import Leaves
 from minigrad.scan.compiled import CompiledScan, Counters
 from minigrad.scan.names import LocalNames, name_values
-from minigrad.scan import rewrite
 from minigrad.scan.problem import Problem
+from minigrad.scan.purity import Seen
 from minigrad.scan.rows import find_alignment
-from minigrad.scan.symbol import Symbol, TraceError, current
+from minigrad.scan.symbol import Symbol, current
 from minigrad.scan.trace import Body, Trace, traced
 from minigrad.tape import Value, constant
 
@@ -73,14 +74,10 @@ def compiled(problem: Problem, elems: Leaves, state: Leaves, enter: Callable[[in
         if found is not None:
             _cache.move_to_end(key)
     if found is None:
+        seen = Seen(trace, body)
         with LocalNames() as local:
-            again, same = _trace(problem, backend, elems, state, enter)
-        if again.code != trace.code or _results(same) != _results(body):
-            raise TraceError(
-                "the function of scan did something else when it was called again: "
-                f"{_difference(trace, again)}. It must be pure, without state of its own (a counter, a list); "
-                "or pass unroll=True to run it step by step"
-            )
+            again, same = _trace(problem, backend, elems, state, enter, lines=True)
+        seen.check(again, same)
         name_values(problem, again, same, local)
         again.forget()
         alignment = None
@@ -106,7 +103,12 @@ def _backend(*parts: Sequence[Value]) -> Backend:
 
 
 def _trace(
-    problem: Problem, backend: Backend, elems: Leaves, state: Leaves, enter: Callable[[int], None]
+    problem: Problem,
+    backend: Backend,
+    elems: Leaves,
+    state: Leaves,
+    enter: Callable[[int], None],
+    lines: bool = False,
 ) -> tuple[Trace, Body]:
     Counters.traces += 1
     enter(0)
@@ -119,21 +121,4 @@ def _trace(
         return trace.draw(lambda path: make(path + inside), np.asarray(make(at + inside)))
 
     with random.deferred(take):
-        return traced(backend, problem.call_on, state, elems)
-
-
-def _results(body: Body) -> list[int]:
-    return [s.number for s in body.results]
-
-
-def _difference(one: Trace, other: Trace) -> str:
-    for a, b in zip(one.code, other.code, strict=False):
-        if a != b:
-            return f"{_entry(a)} became {_entry(b)}"
-    if len(one.code) == len(other.code):
-        return "it returned another of its values"
-    return f"it had {len(one.code)} operations and then {len(other.code)}"
-
-
-def _entry(code: Any) -> str:
-    return getattr(code[0], "name", str(code[0])) + "".join(f" {part}" for part in code[1:])
+        return traced(backend, problem.call_on, state, elems, lines)

@@ -18,12 +18,26 @@ from minigrad.scan.symbol import STOP, Slot, Symbol, is_elementwise
 from minigrad.scan.trace import PICKED, Body, order_of
 
 
+UFUNCS = {
+    name: name
+    for name in (
+        "add", "subtract", "multiply", "divide", "negative", "exp", "log", "log1p", "expm1", "sqrt", "square", "tanh",
+        "sin", "cos", "sign", "maximum", "minimum", "power", "equal", "not_equal", "less", "less_equal", "greater",
+        "greater_equal", "bitwise_and", "bitwise_or", "bitwise_xor", "logical_and", "logical_or", "logical_not",
+        "invert", "isfinite", "isnan", "isinf",
+    )
+} | {"abs": "absolute"}  # fmt: skip
+"""The ops that are one call of an array library's function, which writes into a given array."""
+
+
+
 class Stage(NamedTuple):
     """A part of a program: nodes of `kind` "once", "batch", "loop" or "final", in their order."""
 
     kind: str
     nodes: list[Symbol]
     carry: list[int]  # the places of the states that a loop hands on
+    tiled: bool = False  # a batch that only the loop after it reads: done in turns with it, for some steps each time
 
 
 class Stages(NamedTuple):
@@ -65,9 +79,15 @@ def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None =
     loop: dict[Symbol, int] = {}
     for now in range(max((unit.level for unit in units), default=0) + 1):
         batch = [unit.members[0] for unit in units if unit.kind == "batch" and unit.level == now]
-        stages.append(Stage("batch", [node for node in batch if node not in next_of], []))
+        batch = [node for node in batch if node not in next_of]
         loops = [set(unit.members) for unit in units if unit.kind == "loop" and unit.level == now]
         mapped = {unit.members[0] for unit in units if unit.kind == "alone" and unit.level == now}
+        tiled: set[Symbol] = set()
+        if len(loops) == 1 and not mapped and rows is None:
+            tiled = _only_for(batch, loops[0], order, body)
+        stages.append(Stage("batch", [node for node in batch if node not in tiled], []))
+        stages.append(Stage("batch", [node for node in batch if node in tiled], [], tiled=True))
+        stages = [stage for stage in stages if stage.nodes]
         for members in [*loops, mapped] if mapped else loops:
             loop |= dict.fromkeys(members, len(stages))
             carry = [i for i, leaf in enumerate(body.carry) if leaf in members]
@@ -75,6 +95,21 @@ def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None =
     stages.append(Stage("final", [node for node in order if node in final], []))
     shifted = [i for i, leaf in enumerate(body.carry) if leaf in unit_of and unit_of[leaf].kind == "batch"]
     return Stages(stages, place, loop, shifted)
+
+
+def _only_for(batch: Sequence[Symbol], loop: set[Symbol], order: Sequence[Symbol], body: Body) -> set[Symbol]:
+    """The elementwise nodes of a batch that nothing else than a loop reads, directly or one through the other."""
+    leaves, results = set(body.leaves), set(body.results)
+    readers: dict[Symbol, list[Symbol]] = {}
+    for node in order:
+        for i in node.inputs:
+            readers.setdefault(i, []).append(node)
+    found: set[Symbol] = set()
+    for node in reversed(batch):
+        fits = is_view(node) or is_ufunc(node)
+        if fits and node not in results and all(r in loop or r in found for r in readers.get(node, ())):
+            found.add(node)
+    return {node for node in found if node not in leaves}
 
 
 class _Unit:
@@ -215,6 +250,11 @@ SCATTER_OVER_TIME = Contraction("scatter_over_time")
 
 
 VIEWS = (getitem_, reshape_, transpose_, broadcast_to_)
+
+
+def is_ufunc(node: Symbol) -> bool:
+    """Whether one call of the array library computes a node element by element, also in place."""
+    return is_elementwise(node.op) and node.op.name in UFUNCS
 
 
 def is_view(node: Symbol) -> bool:

@@ -28,6 +28,7 @@ from minigrad.scan.distribute import (
     PRODUCT_OVER_TIME,
     ROWS_OVER_TIME,
     SCATTER_OVER_TIME,
+    UFUNCS,
     Packing,
     Stage,
     batched_static,
@@ -38,10 +39,14 @@ from minigrad.scan.distribute import (
     is_view,
     once_nodes,
 )
-from minigrad.scan.plan import UFUNCS, Buffer, Place, Plan, pieces
+from minigrad.scan.plan import Buffer, Place, Plan, pieces
 from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, filled, is_elementwise
 from minigrad.scan.rows import Alignment, aligned, is_number
 from minigrad.scan.trace import PICKED, Body, order_of
+
+TILE = 512 * 1024
+"""Bytes that a tile of steps may touch."""
+
 
 class Kept(NamedTuple):
     """Where a stacked result is found after a run: part `part` of array `index` of the frame or of the fresh ones."""
@@ -114,6 +119,8 @@ class _Emitter:
         self.taken: set[str] = set(_RESERVED)
         self.name_of: dict[Symbol, str] = {}
         self.bytes_a_step = 0
+        self.tile: dict[str, str] | None = None
+        self.tile_bytes = 0
         self.make: list[str] = []
         self.run: list[str] = []
         self.exports: list[str] = []
@@ -162,9 +169,13 @@ class _Emitter:
         for buffer in self.plan.buffers():
             self.claim(buffer)
         self.first_states()
+        tile: list[Symbol] = []
         for number, stage in enumerate(self.stages.stages):
             if stage.kind == "loop":
-                _Loop(self, number, stage).emit()
+                _Loop(self, number, stage).emit(tile)
+                tile = []
+            elif stage.tiled:
+                tile = stage.nodes
             elif stage.nodes:
                 title = {"once": "the same for all steps", "batch": "all steps at once", "final": "after the last step"}
                 start = len(self.run)
@@ -391,10 +402,10 @@ class _Emitter:
                         text = self.aligned_text(variable, len(i.shape), rank)
                         self.whole[key] = self.define(self.fresh_name(variable + "_wide"), text, home)
                     variable = self.whole[key][0]
-            operands.append(variable)
+            operands.append(self.in_tile(variable, i) if steps else variable)
         destination = None
         if node in self.place:
-            destination = self.stack(node)[0]
+            destination = self.in_tile(self.stack(node)[0], node)
         if kind == "batch" and any(i in self.of_rows for i, steps in zip(node.inputs, stacked, strict=True) if steps):
             self.step_call(node, operands, destination, lines, "", self.whole_name(node))
             if destination is None:
@@ -405,6 +416,15 @@ class _Emitter:
             self.step_call(node, operands, destination, lines, "")
             if destination is None:
                 self.whole[node] = (self.named(node), "run")
+
+    def in_tile(self, variable: str, symbol: Symbol) -> str:
+        """A stack, or in a tile those of its steps that are done now."""
+        if self.tile is None:
+            return variable
+        if variable not in self.tile:
+            self.tile[variable] = self.fresh_name(variable.removesuffix("_all") + "_now")
+            self.tile_bytes += symbol.size * symbol.dtype.itemsize
+        return self.tile[variable]
 
     def number_behind(self, symbol: Symbol, reader: Symbol) -> Symbol:
         """The number that was broadcast to all rows: there may be fewer of them."""
@@ -764,8 +784,13 @@ class _Loop:
         self.lines: list[str] = []
         self.products = 0
 
-    def emit(self) -> None:
+    def emit(self, tile: Sequence[Symbol]) -> None:
         e = self.e
+        before: list[str] = []
+        e.tile = {} if tile else None
+        for node in tile:
+            e.compute(node, "batch", before, "")
+        tiled, e.tile = e.tile or {}, None
         sums = []
         for node in self.stage.nodes:
             if is_view(node):
@@ -795,15 +820,34 @@ class _Loop:
                 leaf, new = e.body.carry[i], e.body.next[i]
                 self.lines.append(f"    copyto({self.reference(leaf)}, {self.reference(new)})")
         e.products.append(self.products)
-        e.run.append("# for each step" + (", from the last to the first" if e.reverse else ""))
+        each = "for each step" + (", from the last to the first" if e.reverse else "")
+        if not before:
+            e.run.append(f"# {each}")
+            self.walk("", e.run)
+            return
+        tile_of = [f"{name} = {variable}[now]" for variable, name in tiled.items()]
+        steps = max(1, TILE // max(1, e.tile_bytes))
+        e.tile_bytes = 0
+        e.run += [
+            f"# some steps at once, as many as stay in the cache, and then {each}",
+            f"for start in range(0, T, {steps}):",
+            f"    stop = min(start + {steps}, T)",
+            "    now = slice(T - stop, T - start)" if e.reverse else "    now = slice(start, stop)",
+        ]
+        body = [*tile_of, *before]
+        self.walk("[start:stop]", body)
+        e.run += [f"    {line}" for line in body]
+
+    def walk(self, part: str, lines: list[str]) -> None:
+        """The loop itself, over all steps or a part of them."""
         if self.zipped:
             targets = ", ".join(self.zipped)
-            lists = ", ".join(self.zipped.values())
+            lists = ", ".join(f"{steps}{part}" for steps in self.zipped.values())
             head = f"for {targets} in zip({lists}):" if len(self.zipped) > 1 else f"for {targets} in {lists}:"
         else:
-            head = "for _ in range(T):"
-        e.run.append(head)
-        e.run.extend(self.lines or ["    pass"])
+            head = "for _ in range(start, stop):" if part else "for _ in range(T):"
+        lines.append(head)
+        lines.extend(self.lines or ["    pass"])
 
     def reference(self, symbol: Symbol, write: bool = False) -> str:
         """How a step reads (or writes) a value."""
@@ -1078,6 +1122,6 @@ def _static(value: Any, const: Callable[[Any, str], str]) -> str:
 _RESERVED = (
     "T", "carry", "elems", "captured", "frame", "fresh", "make", "run", "empty", "zeros", "views", "rows_of", "dot",
     "matmul", "copyto", "sum_of", "asarray", "scatter_add", "broadcast_to", "step_numbers", "copy_to_shape", "xp", "zip",
-    "range", "slice", "rows", "N", "first_rows", "packed_views", "take_rows", "sum_of_steps", "times_steps", "and", "or", "not", "if", "in", "is", "for", "def", "return", "lambda", "del", "pass", "None",
+    "min", "max", "start", "stop", "now", "range", "slice", "rows", "N", "first_rows", "packed_views", "take_rows", "sum_of_steps", "times_steps", "and", "or", "not", "if", "in", "is", "for", "def", "return", "lambda", "del", "pass", "None",
     *UFUNCS.values(),
 )  # fmt: skip

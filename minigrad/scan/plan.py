@@ -20,20 +20,9 @@ from minigrad.ops.reductions import sum_
 from minigrad.ops.shape import concatenate_, reshape_
 from minigrad.ops.where import where_
 from minigrad.scan.differentiate import SUM_OVER_TIME
-from minigrad.scan.distribute import COPY, Packing, Stages, is_view
-from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, is_elementwise
+from minigrad.scan.distribute import COPY, Packing, Stages, is_ufunc, is_view
+from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol
 from minigrad.scan.trace import Body
-
-UFUNCS = {
-    name: name
-    for name in (
-        "add", "subtract", "multiply", "divide", "negative", "exp", "log", "log1p", "expm1", "sqrt", "square", "tanh",
-        "sin", "cos", "sign", "maximum", "minimum", "power", "equal", "not_equal", "less", "less_equal", "greater",
-        "greater_equal", "bitwise_and", "bitwise_or", "bitwise_xor", "logical_and", "logical_or", "logical_not",
-        "invert", "isfinite", "isnan", "isinf",
-    )
-} | {"abs": "absolute"}  # fmt: skip
-"""The ops that are one call of an array library's function, which writes into a given array."""
 
 Event = tuple[int, int]
 """A stage and a place in it: when a node is computed."""
@@ -373,11 +362,6 @@ def writes_in_place(node: Symbol) -> bool:
         return True
     foreign = isinstance(node.op, Primitive) and REGISTRY.get(node.op.name) is not node.op
     return foreign or node.op.name in ("zeros_like", "ones_like")
-
-
-def is_ufunc(node: Symbol) -> bool:
-    """Whether one call of the array library computes a node element by element, also in place."""
-    return is_elementwise(node.op) and node.op.name in UFUNCS
 
 
 def pieces(node: Symbol) -> list[tuple[Symbol, tuple[int, int, int]]]:

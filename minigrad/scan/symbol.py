@@ -6,6 +6,7 @@ take the call (`__minigrad_op__`), so a body, its ops and their derivative rules
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from minigrad import tree
 from minigrad.backend import Backend
 from minigrad.ops import elementwise, indexing, linalg, reductions, shape
 from minigrad.ops.op import REGISTRY, WEAK, Elementwise, Op, explained
-from minigrad.tape import Array, Box, Leaf, Record, Value, recorder
+from minigrad.tape import Array, Box, Leaf, Record, Value, constant, recorder
+from minigrad.tensor import FUNCTIONS, UFUNCS, Tensor
 
 if TYPE_CHECKING:
     from minigrad.scan.trace import Trace
@@ -35,6 +38,14 @@ def untraceable(what: str) -> TraceError:
     return TraceError(
         f"{what} in the function of scan, at {user_line()}: its values are not known while it is traced. Use "
         "minigrad's ops (mg.where instead of an if), or pass unroll=True to run it step by step"
+    )
+
+
+def used_after() -> TraceError:
+    """The error for a traced value that outlives its trace, with the line of the user's code that uses it."""
+    return TraceError(
+        f"a traced value of a function of scan is used after its trace, at {user_line()}: return it from the function "
+        "as an output (has_output=True) instead of keeping it, or pass unroll=True to run the function step by step"
     )
 
 
@@ -80,7 +91,6 @@ class Symbol:
 
     __slots__ = ("op", "inputs", "static", "shape", "dtype", "trace", "number", "name")
     __hash__ = object.__hash__
-    __array_ufunc__ = None  # NumPy's arrays leave mixed operators to this class
 
     def __init__(
         self,
@@ -126,6 +136,33 @@ class Symbol:
     def stopped(self) -> Symbol:
         """The same array, through which no gradient passes."""
         return apply(STOP, (self,), {})
+
+    def unrecorded(self) -> Symbol:
+        """The same array as `no_grad` in a body gives it."""
+        trace = current.get()
+        return trace.stopped(self) if trace is not None and trace.recorded else self
+
+    # ---- NumPy's functions, and its arrays' operators with a symbol ------------------------------------------------
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        fn = UFUNCS.get(ufunc)
+        if fn is None and ufunc.__name__ in ELEMENTWISE_FUNCTIONS:
+            fn = functools.partial(_function_of_any, ufunc.__name__)
+        if fn is None or method != "__call__" or options:
+            form = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
+            raise untraceable(f"numpy.{form}{' with ' + ', '.join(options) if options else ''}")
+        return constant(fn(*inputs))
+
+    def __array_function__(self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+        fn = FUNCTIONS.get(func)
+        if fn is None:
+            raise untraceable(f"numpy.{func.__name__}")
+
+        def boxed(leaf: Any) -> Any:
+            return Tensor(leaf) if leaf.__class__ is Symbol else leaf
+
+        out = fn(*tree.map(boxed, tuple(args)), **tree.map(boxed, dict(kwargs)))
+        return tree.map(constant, out)
 
     # ---- operators and methods, as arrays have them: derivative rules use them -----------------------------------
 
@@ -241,16 +278,22 @@ ELEMENTWISE_FUNCTIONS = frozenset(
 
 def function(name: str) -> Op:
     """An array function by its NumPy name, as an op without derivative."""
-    if name not in _FUNCTIONS:
+    op = _FUNCTIONS.get(name)
+    if op is None:
 
         def forward(xp: Any, *arrays: Array, **static: Any) -> Array:
             return getattr(xp, name)(*arrays, **static)
 
-        op = _FUNCTIONS[name] = Op(forward, name, register=False)
+        op = Op(forward, name, register=False)
         if name in ELEMENTWISE_FUNCTIONS:
             op.batch_rule = lambda static, shapes, stacked: static
             op.row_rule = REGISTRY["add"].row_rule
-    return _FUNCTIONS[name]
+        op = _FUNCTIONS.setdefault(name, op)  # the first of two threads wins
+    return op
+
+
+def _function_of_any(name: str, *args: Any) -> Any:
+    return call(function(name), args, {})
 
 
 def _identity(xp: Any, x: Array) -> Array:
@@ -276,7 +319,7 @@ class _Namespace:
     def __getattr__(self, name: str) -> Any:
         trace = current.get()
         if trace is None:
-            raise TraceError(_USED_AFTER)
+            raise used_after()
         real = getattr(trace.backend.xp, name)
         if not callable(real):
             return real
@@ -301,7 +344,7 @@ class _SymbolBackend:
             return data if dtype is None else data.astype(dtype)
         trace = current.get()
         if trace is None:
-            raise TraceError(_USED_AFTER)
+            raise used_after()
         return trace.backend.asarray(data, dtype)
 
     def to_host(self, array: Any) -> Any:
@@ -315,10 +358,6 @@ class _SymbolBackend:
 
 
 BACKEND = _SymbolBackend()
-_USED_AFTER = (
-    "a traced value of a function of scan is used after its trace: return it from the function as an output "
-    "(has_output=True) instead of keeping it"
-)
 
 
 # ---- calling ops on symbols ----------------------------------------------------------------------------------------
@@ -328,7 +367,7 @@ def call(op: Any, args: Sequence[Any], static: dict[str, Any]) -> Any:
     """Take the call of an op some of whose arguments are symbols, or Tensors of them."""
     trace = current.get()
     if trace is None:
-        raise TraceError(_USED_AFTER)
+        raise used_after()
     boxed = False
     parents: list[Record | None] | None = None
     inputs: list[Any] = []
@@ -355,9 +394,11 @@ def call(op: Any, args: Sequence[Any], static: dict[str, Any]) -> Any:
         if isinstance(error, TraceError):
             raise
         raise explained(op.name, inputs, error) from error
+    make = recorder.get()
+    if make is None and trace.recorded and op is not STOP:
+        out = trace.stopped(out)  # no_grad in the body
     if not boxed:
         return out
-    make = recorder.get()
     if parents is None or make is None or out.dtype.kind != "f":
         return Box.new(out)
     values = [constant_of(i) for i in out.inputs[: len(args)]]
@@ -465,5 +506,5 @@ def leaf_record(symbol: Symbol) -> Leaf:
 __all__ = [
     "BACKEND", "CAPTURED", "CARRY", "CONSTANT", "ELEM", "STOP", "Kind", "Slot", "Symbol", "TraceError", "Value",
     "apply", "call", "constant_of", "current", "filled", "form_of", "function", "is_elementwise", "slots",
-    "untraceable", "user_line",
+    "untraceable", "used_after", "user_line",
 ]  # fmt: skip

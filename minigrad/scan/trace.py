@@ -14,7 +14,20 @@ import numpy as np
 
 from minigrad.backend import Backend, backend_of
 from minigrad.ops.op import REGISTRY, WEAK
-from minigrad.scan.symbol import CAPTURED, CARRY, CONSTANT, ELEM, Kind, Slot, Symbol, TraceError, current, form_of
+from minigrad.scan.symbol import (
+    CAPTURED,
+    CARRY,
+    CONSTANT,
+    ELEM,
+    STOP,
+    Kind,
+    Slot,
+    Symbol,
+    current,
+    form_of,
+    used_after,
+    user_line,
+)
 from minigrad.tape import Box, Record, Value, next_number, recorder, scoped
 
 _BY_VALUE = (REGISTRY["power"],)
@@ -49,19 +62,38 @@ class Body(NamedTuple):
         return [*self.next, *self.stacked, *self.summed]
 
 
-class Trace:
-    """The nodes that a body makes, in their order. With `literal`, numbers and arrays are part of the program."""
+class _WithLines(list[Any]):
+    """Entries of a trace's code with the lines of the user's code that made them."""
 
-    def __init__(self, backend: Backend, outer: Trace | None = None, literal: bool = False) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def append(self, entry: Any) -> None:
+        super().append(entry)
+        self.lines.append(user_line())
+
+
+class Trace:
+    """The nodes that a body makes, in their order.
+
+    With `literal`, numbers and arrays are part of the program. With `lines`, the user's line is noted of each entry.
+    """
+
+    def __init__(
+        self, backend: Backend, outer: Trace | None = None, literal: bool = False, lines: bool = False
+    ) -> None:
         self.backend = backend
         self.outer = outer
         self.literal = literal
         self.started = next_number()
-        self.code: list[Any] = []  # what tells one body from another: an entry a node
+        self.recorded = not literal and recorder.get() is not None  # so that no_grad in the body cuts gradients
+        self.code: list[Any] = _WithLines() if lines else []  # what tells one body from another: an entry a node
         self.captured: list[Symbol] = []
         self.values: list[Value] = []  # of the captured leaves: arrays, Tensors, or symbols of an outer trace
         self.drawn: list[Symbol] = []
         self.draws: list[Callable[[tuple[int, ...]], Any]] = []
+        self.examples: list[Any] = []  # what they drew here
         self._known: dict[Any, Symbol] = {}
 
     def leaf(self, kind: Kind, shape: Sequence[int], dtype: np.dtype[Any], **static: Any) -> Symbol:
@@ -114,9 +146,7 @@ class Trace:
             while outer is not None and outer is not symbol.trace:
                 outer = outer.outer
             if outer is None:
-                from minigrad.scan.symbol import _USED_AFTER  # noqa: PLC0415
-
-                raise TraceError(_USED_AFTER)
+                raise used_after()
             found = self._known[symbol] = self.leaf(CAPTURED, symbol.shape, symbol.dtype)
             self.captured.append(found)
             self.values.append(symbol)
@@ -127,6 +157,7 @@ class Trace:
         symbol = self.leaf(ELEM, example.shape, example.dtype)
         self.drawn.append(symbol)
         self.draws.append(make)
+        self.examples.append(example)
         return symbol
 
     def node(self, op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> Symbol:
@@ -142,6 +173,15 @@ class Trace:
         self.code.append((op, *[i.number for i in symbols], key))
         return symbol
 
+    def stopped(self, symbol: Symbol) -> Symbol:
+        """The same value, through which no gradient passes."""
+        return self.node(STOP, [symbol], {}) if symbol.dtype.kind == "f" else symbol
+
+    def line_of(self, place: int) -> str:
+        """The user's line that made an entry of the code, or the last one."""
+        lines = self.code.lines if isinstance(self.code, _WithLines) else []
+        return lines[min(place, len(lines) - 1)] if lines else "an unknown line"
+
     def bundle(self, op: Any, inputs: Sequence[Symbol], static: dict[str, Any], forms: Sequence[Any]) -> list[Symbol]:
         """The results of an op that has several, of the given shapes and dtypes."""
         whole = Symbol(op, tuple(inputs), static, (), np.dtype("float64"), self, len(self.code))
@@ -150,6 +190,8 @@ class Trace:
         for place, (shape, dtype) in enumerate(forms):
             picked.append(Symbol(PICKED, (whole,), {"place": place}, shape, dtype, self, len(self.code)))
             self.code.append((PICKED, whole.number, place))
+        if self.recorded and recorder.get() is None:
+            return [self.stopped(symbol) for symbol in picked]
         return picked
 
     def _without_numbers(self, op: Any, inputs: Sequence[Any], dtype: np.dtype[Any]) -> list[Symbol]:
@@ -169,7 +211,8 @@ class Trace:
     def forget(self) -> None:
         """Let go of what the body was traced with: its program takes captured values from every call anew."""
         self.outer = None
-        self.values, self.draws, self._known = [], [], {}
+        self.values, self.draws, self.examples, self._known = [], [], [], {}
+        self.code = []
 
     def symbol_of(self, value: Value) -> Symbol:
         """The node behind a value that the body returned."""
@@ -198,12 +241,13 @@ def traced(
     call: Callable[[list[Symbol], list[Symbol]], tuple[list[Value], list[Value]]],
     carry: Sequence[Any],
     elems: Sequence[Any],
+    lines: bool = False,
 ) -> tuple[Trace, Body]:
     """The body of `call(state, x)`, which returns the leaves of the new state and of the output.
 
     `carry` and `elems` are examples: the state's leaves, and the stacks whose slices are x.
     """
-    trace = Trace(backend, current.get())
+    trace = Trace(backend, current.get(), lines=lines)
     states = [trace.leaf(CARRY, leaf.shape, leaf.dtype) for leaf in carry]
     xs = [trace.leaf(ELEM, leaf.shape[1:], leaf.dtype) for leaf in elems]
     with scoped(current, trace), scoped(recorder, recorder.get() and Record):

@@ -231,6 +231,7 @@ class _LedgerKeeper:
         if report.outcome != "passed":
             self.failed |= {_as_cell(value) for key, value in report.user_properties if key == "minigrad_cell"}
 
+    @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:  # xdist's signature
         data = getattr(node, "workeroutput", {}).get("minigrad_ledger")
         if data is not None:
