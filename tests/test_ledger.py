@@ -245,6 +245,10 @@ def test_a_full_session_is_green(suite, workers):
     assert result.ret == 0
 
 
+def test_a_session_without_xdist_is_green(suite):
+    suite(SUITE, *NUMPY, "-p", "no:xdist").assert_outcomes(passed=4)
+
+
 def test_a_property_that_nobody_tests_is_red(suite):
     result = suite(SUITE.replace('test_p1 = op_test("P1")', ""), *NUMPY)
     result.assert_outcomes(passed=2)

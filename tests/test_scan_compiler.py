@@ -6,6 +6,7 @@ and what is not, what cannot be traced, and that random bodies run compiled as t
 
 import ast
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -1036,9 +1037,54 @@ def another_output(calls):
     return fn
 
 
+def another_tensor(calls):
+    """Equal values, but the gradient would flow into one of them only."""
+    weights = [mg.ones(2, requires_grad=True) for _ in range(2)]
+
+    def fn(s, x):
+        calls.append(1)
+        return s + x * weights[len(calls) % 2]
+
+    return fn
+
+
+def another_seed(calls):
+    def fn(s, x):
+        calls.append(1)
+        return s + mg.random.normal(2, seed=len(calls))
+
+    return fn
+
+
+def another_index(calls):
+    def fn(s, x):
+        calls.append(1)
+        return s + mg.take(x, np.array([0, len(calls) % 2]))
+
+    return fn
+
+
+def another_value_of_the_body(calls):
+    def fn(s, x):
+        calls.append(1)
+        a, b = s + x, s * x
+        return a if len(calls) % 2 else b
+
+    return fn
+
+
+def another_variable_of_a_derivative(calls):
+    def fn(s, x):
+        calls.append(1)
+        return s + x * mg.grad(lambda w: (w * w).sum())(np.full(2, float(len(calls))))
+
+    return fn
+
+
 IMPURE = [
     alternating_ops, growing, moving_slice, counted_number, counted_operand, drawn_by_numpy, changing_array,
-    another_capture, another_output,
+    another_capture, another_output, another_tensor, another_seed, another_index, another_value_of_the_body,
+    another_variable_of_a_derivative,
 ]  # fmt: skip
 
 
@@ -1051,6 +1097,65 @@ def test_a_body_with_a_state_of_its_own_is_refused(make):
     assert "unroll=True" in str(error.value)
     assert "pure" in str(error.value)
     assert_nothing_is_left_behind()
+
+
+@pytest.mark.parametrize("make", [moving_slice, counted_operand, drawn_by_numpy, another_capture, another_index],
+                         ids=lambda make: make.__name__)  # fmt: skip
+def test_the_error_for_an_impure_body_names_the_line_that_differs(make):
+    clear_cache()
+    fn = make([])
+    with pytest.raises(TraceError) as error:
+        mg.scan(fn, X, np.zeros(2))
+    first = fn.__code__.co_firstlineno
+    line = first if make is drawn_by_numpy else first + 2
+    assert f"{HERE.name}, line {line}:" in str(error.value), str(error.value)
+
+
+def test_what_is_computed_from_captured_values_may_be_made_anew_at_each_trace():
+    """Pure bodies, though their captured arrays are other objects: NaN, too, is equal to itself."""
+    weights = mg.tensor(np.array([0.5, -0.25]), requires_grad=True)
+    table = np.array([1.0, np.nan])
+
+    def fn(s, x):
+        scale = np.nan_to_num(table * 2.0) + 0.5
+        return s * scale + x * mg.tanh(weights) + np.where(np.isnan(table), 0.0, table * 0.5) + mg.full(2, 0.25)
+
+    results = []
+    for unroll in (False, True):
+        call = lambda unroll=unroll: mg.scan(fn, X, np.zeros(2), unroll=unroll)
+        out = call() if unroll else ran(call)
+        (out * random_like(out, 0)).sum().backward()
+        results.append({"out": out, "weights": weights.grad})
+        weights.grad = None
+    agree(*results)
+    same(ran(lambda: mg.scan(lambda s, x: mg.where(x > 0, s, table), X, np.zeros(2)))[-1], np.zeros(2))
+
+
+def test_arrays_that_a_caller_changes_between_two_calls_are_fine():
+    table = np.ones(2)
+    fn = lambda s, x: s + x * table
+    for factor in (1.0, 3.0):
+        table[...] = factor
+        same(ran(lambda: mg.scan(fn, X, np.zeros(2))), np.cumsum(X * factor, axis=0))
+
+
+def test_two_threads_that_ask_for_a_new_array_function_get_the_same_op(monkeypatch):
+    """Else their programs would differ in nothing but the op, and rules would not find theirs."""
+    module = sys.modules["minigrad.scan.symbol"]
+    made = module.Op
+    others = []
+
+    def slow(*args, **options):
+        monkeypatch.setattr(module, "Op", made)
+        others.append(module.function("isnan"))  # the other thread, meanwhile
+        return made(*args, **options)
+
+    monkeypatch.setattr(module, "_FUNCTIONS", {})
+    monkeypatch.setattr(module, "Op", slow)
+    op = module.function("isnan")
+    assert op is others[0] is module.function("isnan")
+    assert op.batch_rule is not None
+    assert op.row_rule is not None
 
 
 def test_a_refused_body_is_not_kept():
@@ -1104,6 +1209,40 @@ def stops_by_no_grad(s, x):
     return mg.tanh(s + hidden)
 
 
+def stops_views_by_no_grad(s, x):
+    with mg.no_grad():
+        flipped, first = mg.flip(s, axis=0), x[:1]
+    return mg.tanh(s + flipped * first * x)
+
+
+def stops_a_derivative_by_no_grad(s, x):
+    with mg.no_grad():
+        value, slope = mg.value_and_grad(lambda s: (s * s * x).sum())(s)
+        _, pull = mg.vjp(lambda s: s * 1.0, s)
+        (pulled,) = pull(x)
+    return mg.tanh(s + x * slope * value + pulled)
+
+
+def keeps_a_derivative(s, x):
+    value, slope = mg.value_and_grad(lambda s: (s * s * x).sum())(s)
+    return mg.tanh(s + x * slope * value)
+
+
+def stops_an_inner_scan_by_no_grad(s, x):
+    with mg.no_grad():
+        inner = mg.scan(lambda c, y: mg.tanh(c * y), x, s)[-1]
+    return mg.tanh(s * x + inner * s)
+
+
+def stops_inside_an_inner_scan(s, x):
+    def inner(c, y):
+        with mg.no_grad():
+            held = c * y
+        return mg.tanh(c + held * y)
+
+    return mg.scan(inner, x, s)[-1] * 0.5
+
+
 def stops_by_detach(s, x):
     return mg.tanh(s * x.detach() + s.detach())
 
@@ -1138,8 +1277,9 @@ def tries(s, x):
 
 
 FINE = [
-    prints, asks_for_shapes, loops_over_elements, writes_in_python, keeps_lists, stops_by_no_grad, stops_by_detach,
-    stops_by_stop_gradient, numpy_style, recursive, uses_defaults, mutates_a_local_array, tries,
+    prints, asks_for_shapes, loops_over_elements, writes_in_python, keeps_lists, stops_by_no_grad,
+    stops_views_by_no_grad, stops_a_derivative_by_no_grad, keeps_a_derivative, stops_an_inner_scan_by_no_grad,
+    stops_inside_an_inner_scan, stops_by_detach, stops_by_stop_gradient, numpy_style, recursive, uses_defaults, mutates_a_local_array, tries,
 ]  # fmt: skip
 
 
@@ -1154,19 +1294,45 @@ def test_python_that_depends_on_no_value_is_fine(fn):
     agree(ran(lambda: f(at)), f(at, unroll=True))
 
 
-@pytest.mark.parametrize("use", [lambda x: x.data, lambda x: mg.asarray(x.data), lambda x: np.tanh(x.data)],
-                         ids=["data", "asarray", "ufunc"])  # fmt: skip
+USES = {
+    "data": lambda x: x.data,
+    "asarray": lambda x: mg.asarray(x.data),
+    "ufunc": lambda x: np.tanh(x.data),
+    "ufunc of two": lambda x: np.multiply(np.array([0.5, 2.0]), x.data),
+    "array (op) data": lambda x: np.array([0.5, 2.0]) * x.data - np.float64(0.25),
+    "comparison": lambda x: np.where(np.array([0.5, 0.1]) > x.data, 0.5, x.data),
+    "isnan": lambda x: np.where(np.isnan(x.data), 0.5, x.data),
+    "function": lambda x: np.sum(x.data) + np.concatenate([x.data, x.data])[:2],
+    "reduce": lambda x: np.add.reduce(x.data),
+    "no such ufunc": lambda x: np.arctan(x.data),
+    "no such function": lambda x: np.sort(x.data),
+    "out": lambda x: np.tanh(x.data, out=np.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_arrays_behind_traced_values_carry_no_gradient_or_are_refused(use):
     def f(at, unroll=False):
         return [mg.scan(lambda s, x: mg.tanh(s * use(x) + use(s)), at["x"], at["s"], unroll=unroll)]
 
     at = {"x": X, "s": np.array([0.5, 0.25])}
     try:
-        got = first_order(f, at, 1)
+        got = ran(lambda: first_order(f, at, 1))
     except TraceError as error:
         assert f"{HERE.name}, line" in str(error)  # noqa: PT017  (either road is right, silence is not)
     else:
         agree(got, first_order(lambda at: f(at, unroll=True), at, 1))
+
+
+def test_what_a_traced_tensor_prints():
+    seen = []
+
+    def fn(s, x):
+        seen[:] = [repr(x), str(s * x[0]), f"{x}"]
+        return s + x
+
+    mg.scan(fn, X, np.zeros(2))
+    assert seen == ["Tensor(traced, float64(2,))"] * 3
 
 
 def test_cells_and_modules_are_fine_bodies():

@@ -279,7 +279,7 @@ def test_a_tracked_tensor_is_not_written_into_an_array():
 def test_index_protocol():
     assert [10, 20, 30][mg.tensor(1)] == 20
     assert list(range(mg.tensor(2)))
-    for bad in (mg.tensor(1.0), leaf(1.0)):
+    for bad in (mg.tensor(1.0), leaf(1.0), mg.tensor([1]), mg.tensor([[0]])):
         with pytest.raises(TypeError, match="integer"):
             [1, 2][bad]
 

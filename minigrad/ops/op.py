@@ -569,18 +569,24 @@ def axis_of(name: str, axis: Any, ndim: int) -> int:
 
 
 def as_values(name: str, args: Sequence[Any]) -> list[Any]:
-    """Arrays, tensors and numbers out of anything that converts to an array, all on one backend."""
+    """Arrays, tensors and numbers out of anything that converts to an array, all on one backend.
+
+    An array without values (in a body that is being traced) goes with those of any backend.
+    """
     arrays = [constant(arg) for arg in args]
-    backends = {_backend_of(name, array).name: _backend_of(name, array) for array in arrays if not _converts(array)}
+    real = [array for array in arrays if not is_abstract(array)]
+    backends = {_backend_of(name, array).name: _backend_of(name, array) for array in real if not _converts(array)}
     if len(backends) > 1:
         raise TypeError(
             f"minigrad.{name}: arrays of two backends ({', '.join(backends)}) do not mix; move one with Tensor.to(name)"
         )
+    if not backends and len(real) < len(arrays):
+        backends = {"": _backend_of(name, next(array for array in arrays if is_abstract(array)))}
     backend = next(iter(backends.values()), None) or default_backend()
     alone = all(type(arg) in WEAK for arg in args)  # numbers alone become arrays; beside an array they stay weak
     return [
         arg
-        if type(array) is backend.array_type or (type(arg) in WEAK and not alone)
+        if type(array) is backend.array_type or is_abstract(array) or (type(arg) in WEAK and not alone)
         else _converted(name, backend, array)
         for arg, array in zip(args, arrays, strict=True)
     ]

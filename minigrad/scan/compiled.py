@@ -173,7 +173,7 @@ class CompiledScan:
         self, body: Body, wishes: list[str], reverse: bool, title: str, alignment: Alignment | None
     ) -> Program:
         Counters.compilations += 1
-        source = emit(body, body.captured, reverse, wishes, self.names, alignment)
+        source = emit(body, body.captured, reverse, wishes, self.names, alignment, hasattr(self.backend, "elementwise"))
         return Program(source, self.backend, title)
 
     # ---- running ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from minigrad.backend import Backend
 from minigrad.ops.op import Op
-from minigrad.scan.symbol import CAPTURED, CONSTANT, ELEM, Kind, Symbol, constant_of, current, filled
+from minigrad.ops.shape import broadcast_to_
+from minigrad.scan.symbol import CAPTURED, CONSTANT, ELEM, Kind, Symbol, constant_of, current, filled, slots
 from minigrad.scan.trace import PICKED, Body, Trace, order_of
 from minigrad.tape import Leaf, Record, careful, recorder, scoped
 
@@ -91,7 +92,8 @@ def differentiate(
         roots += [(body.stacked[i], g) for i, g in zip(given, stacked, strict=True)]
         roots += list(zip(body.summed, summed, strict=True))
         steps = [node for node in order if node not in once]
-        boundary = {i for node in [*steps, *(root for root, _ in roots)] for i in (*node.inputs, node) if i in once and i.op is not CONSTANT}
+        reached = [i for node in [*steps, *(root for root, _ in roots)] for i in (*node.inputs, node)]
+        boundary = {i for i in reached if i in once and i.op is not CONSTANT}
         totals = _pulled(trace, steps, found | boundary, roots)
         if once:
             sums = [(node, _summed(trace, totals[node])) for node in order if node in boundary and node in totals]
@@ -109,9 +111,7 @@ def differentiate(
             finals.append(terms[0] + terms[1] if len(terms) == 2 else terms[0] if terms else zeros.like(leaf))
         for leaf, g in zip([body.captured[i] for i in captured], finals, strict=True):
             _named(g, leaf)
-    derivative = Body(
-        state, [*body.carry, *body.elems, *stacked], [*body.captured, *summed], parts, xs, finals
-    )
+    derivative = Body(state, [*body.carry, *body.elems, *stacked], [*body.captured, *summed], parts, xs, finals)
     return Derivative(derivative, active, list(given), elems, captured, trace)
 
 
@@ -122,8 +122,6 @@ class _Zeros:
         self.trace = trace
 
     def like(self, leaf: Symbol) -> Symbol:
-        from minigrad.ops.shape import broadcast_to_  # noqa: PLC0415
-
         zero = self.trace.constant(0.0, leaf.dtype)
         return broadcast_to_(zero, shape=leaf.shape) if leaf.shape else zero
 
@@ -186,12 +184,7 @@ def _pulled(
 
 
 def _slot_count(node: Symbol) -> int:
-    from minigrad.scan.symbol import slots  # noqa: PLC0415
-
     return slots(node.static) if node.static else 0
-
-
-__all__ = ["CONSTANT", "SUM_OVER_TIME", "Derivative", "active_carry", "differentiate", "has_rules"]
 
 
 class Tangent(NamedTuple):
@@ -211,7 +204,7 @@ def push_forward(body: Body, given: frozenset[int], backend: Backend, with_care:
     found = active_carry(body, {body.leaves[i] for i in given})
     places = [[i for i, leaf in enumerate(part) if leaf in found] for part in (body.carry, body.elems, body.captured)]
     with scoped(current, trace), scoped(careful, with_care), scoped(recorder, None):
-        tangents: dict[Symbol, Symbol] = {}
+        tangents: dict[Symbol, Any] = {}  # of several results, a dict of them by their place
         leaves: list[list[Symbol]] = []
         for part, chosen in zip((body.carry, body.elems, body.captured), places, strict=True):
             leaves.append([trace.leaf(CAPTURED, part[i].shape, part[i].dtype) for i in chosen])
@@ -221,9 +214,8 @@ def push_forward(body: Body, given: frozenset[int], backend: Backend, with_care:
                 continue
             incoming = [tangents.get(i) for i in node.inputs]
             if node.op is PICKED and incoming[0] is not None:
-                parts: Any = incoming[0]
-                if node.static["place"] in parts:
-                    tangents[node] = trace.symbol_of(parts[node.static["place"]])
+                if node.static["place"] in incoming[0]:
+                    tangents[node] = trace.symbol_of(incoming[0][node.static["place"]])
             elif any(t is not None for t in incoming):
                 values = [constant_of(i) for i in node.inputs]
                 count = len(values) - _slot_count(node)
@@ -241,4 +233,17 @@ def push_forward(body: Body, given: frozenset[int], backend: Backend, with_care:
         [tangents[body.stacked[i]] for i in stacked],
         [tangents[body.summed[i]] for i in summed],
     )
-    return Tangent(whole, *places, stacked, summed)
+    carry, elems, captured = places
+    return Tangent(whole, carry, elems, captured, stacked, summed)
+
+
+__all__ = [
+    "CONSTANT",
+    "SUM_OVER_TIME",
+    "Derivative",
+    "Tangent",
+    "active_carry",
+    "differentiate",
+    "has_rules",
+    "push_forward",
+]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from minigrad.ops.indexing import getitem_, scatter_add
+from minigrad.ops.linalg import matmul
 from minigrad.ops.shape import broadcast_to_, concatenate_, reshape_, transpose_
 from minigrad.scan.differentiate import SUM_OVER_TIME
 from minigrad.scan.symbol import STOP, Slot, Symbol, is_elementwise
@@ -91,10 +92,22 @@ def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None =
         for members in [*loops, mapped] if mapped else loops:
             loop |= dict.fromkeys(members, len(stages))
             carry = [i for i, leaf in enumerate(body.carry) if leaf in members]
-            stages.append(Stage("loop", [node for node in steps if node in members], carry))
+            stages.append(Stage("loop", _products_last([node for node in steps if node in members]), carry))
     stages.append(Stage("final", [node for node in order if node in final], []))
     shifted = [i for i, leaf in enumerate(body.carry) if leaf in unit_of and unit_of[leaf].kind == "batch"]
     return Stages(stages, place, loop, shifted)
+
+
+def _products_last(nodes: Sequence[Symbol]) -> list[Symbol]:
+    """Nodes in an order in which a product waits for all else that can be done: elementwise calls stay together."""
+    waiting, done, ordered = list(nodes), set(nodes), []
+    while waiting:
+        ready = [node for node in waiting if not any(i in done for i in node.inputs)]
+        node = next((node for node in ready if node.op is not matmul), ready[0])
+        waiting = [other for other in waiting if other is not node]
+        done.discard(node)
+        ordered.append(node)
+    return ordered
 
 
 def _only_for(batch: Sequence[Symbol], loop: set[Symbol], order: Sequence[Symbol], body: Body) -> set[Symbol]:

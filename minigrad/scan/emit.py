@@ -39,6 +39,7 @@ from minigrad.scan.distribute import (
     is_view,
     once_nodes,
 )
+from minigrad.scan.kernels import Located, call, fused
 from minigrad.scan.plan import Buffer, Place, Plan, pieces
 from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, filled, is_elementwise
 from minigrad.scan.rows import Alignment, aligned, is_number
@@ -84,12 +85,13 @@ def emit(
     wanted: Sequence[str],
     names: dict[Symbol, str],
     alignment: Alignment | None = None,
+    kernels: bool = False,
 ) -> Source:
     """The program of a body. `wanted` says of each stacked result whether it is "fresh" or stays in the "frame".
 
-    With an `alignment`, it works on packed rows; see `rows`.
+    With an `alignment`, it works on packed rows; see `rows`. With `kernels`, neighbouring elementwise calls are one.
     """
-    return _Emitter(body, once, reverse, wanted, names, alignment).source()
+    return _Emitter(body, once, reverse, wanted, names, alignment, kernels).source()
 
 
 class _Emitter:
@@ -101,7 +103,9 @@ class _Emitter:
         wanted: Sequence[str],
         names: dict[Symbol, str],
         alignment: Alignment | None,
+        kernels: bool,
     ) -> None:
+        self.kernels = kernels
         self.body, self.wanted = canonical(body, wanted)
         self.row_count = alignment.rows if alignment else -1
         packing = None
@@ -205,7 +209,7 @@ class _Emitter:
         for name, leaves in heads:
             if leaves:
                 inputs.append("(" + "".join(f"{self.input_name(leaf)}, " for leaf in leaves) + f") = {name}")
-        run = [*inputs, *head, *self.run]
+        run = self.fuse([*inputs, *head, *self.run])
         rows = ", rows" if self.row_count >= 0 else ""
         make = [*(["N = rows.total"] if rows else []), *self.make, f"return ({frame})"]
         return Source(
@@ -589,24 +593,41 @@ class _Emitter:
         op = node.op
         if destination is None:
             return False
+        at = [self.located(i, name) for i, name in zip(node.inputs, operands, strict=True)]
+        to = self.located(node, destination)
         if op is COPY:
             if operands[0] != destination:
-                lines.append(f"{indent}copyto({destination}, {operands[0]})")
+                lines.append(call(f"{indent}copyto({destination}, {operands[0]})", indent, ("copy", at, to)))
         elif op is where_:
             condition, x, y = operands
+            chosen = f"{indent}copyto({destination}, {x}, where={condition})"
             if y != destination:
-                lines.append(f"{indent}copyto({destination}, {y})")
-            lines.append(f"{indent}copyto({destination}, {x}, where={condition})")
+                chosen = f"{indent}copyto({destination}, {y}); {chosen.strip()}"
+            lines.append(call(chosen, indent, ("where", at, to)))
         elif op.name in ("zeros_like", "ones_like"):
-            lines.append(f"{indent}{destination}.fill({int(op.name == 'ones_like')})")
+            value = int(op.name == "ones_like")
+            lines.append(call(f"{indent}{destination}.fill({value})", indent, (f"fill_{value}", (), to)))
         elif op is power and node.inputs[1].op is CONSTANT and node.inputs[1].static["value"] == 2:
-            lines.append(f"{indent}square({operands[0]}, {destination})")
+            lines.append(call(f"{indent}square({operands[0]}, {destination})", indent, ("square", at[:1], to)))
         elif op.name in UFUNCS:
             out = "out=" if op.name in ("maximum", "minimum") else ""  # NumPy asks for it
-            lines.append(f"{indent}{UFUNCS[op.name]}({', '.join(operands)}, {out}{destination})")
+            text = f"{indent}{UFUNCS[op.name]}({', '.join(operands)}, {out}{destination})"
+            lines.append(call(text, indent, (UFUNCS[op.name], at, to)))
         else:
             return False
         return True
+
+    def located(self, symbol: Symbol, name: str) -> Located:
+        """A variable and where its values stand."""
+        base = self.plan.base(symbol)
+        place = self.place.get(base) or self.carry_place.get(base)
+        seen = self.plan.where(symbol) if base is not symbol else place
+        exact = place is not None and seen is not None and seen.buffer is place.buffer
+        return Located(name, symbol.shape, seen if exact else place, exact)
+
+    def fuse(self, lines: Sequence[str]) -> list[str]:
+        """Elementwise calls as kernels, if the backend makes some."""
+        return fused(lines, self.const) if self.kernels else list(lines)
 
     def forward_call(self, node: Symbol, operands: list[str], static: dict[str, Any]) -> str:
         """An op's own forward function."""
@@ -819,6 +840,7 @@ class _Loop:
             if i in e.plan.scratch and i not in e.plan.direct:
                 leaf, new = e.body.carry[i], e.body.next[i]
                 self.lines.append(f"    copyto({self.reference(leaf)}, {self.reference(new)})")
+        self.lines, before = e.fuse(self.lines), e.fuse(before)
         e.products.append(self.products)
         each = "for each step" + (", from the last to the first" if e.reverse else "")
         if not before:

@@ -41,9 +41,7 @@ def _value(node: Symbol, known: dict[Symbol, Any]) -> Any:
     return node.op(*values[:count], **static)
 
 
-def uses(
-    run: Callable[[list[Tensor]], Sequence[Value]], record: Any, argnum: int
-) -> Iterator[tuple[str, int, Any]]:
+def uses(run: Callable[[list[Tensor]], Sequence[Value]], record: Any, argnum: int) -> Iterator[tuple[str, int, Any]]:
     """Every use of one input of a recorded scan: the op, its argument, and the gradient by this use alone.
 
     `run` gives the scan's results on the ordinary tape.

@@ -431,20 +431,22 @@ def verify(plan: Plan) -> None:
 
     def check(symbol: Symbol, t: int, reader: Symbol) -> None:
         base = plan.base(symbol)
+        whole, since = base, t
         if base in plan.carry_place:
             place = plan.carry_place[base]
             i = next(i for i, leaf in enumerate(plan.body.carry) if leaf is base)
-            names = {(base, t), (plan.body.next[i], t - 1)}
+            whole, since = plan.body.next[i], t - 1
+            names = {(base, t), (whole, since)}
         elif base in plan.place:
             place, names = plan.place[base], {(base, t)}
         else:
             return
         if not place.buffer.lead and plan.stages.place.get(base) == "once":
-            t, names = 0, {(base, 0)}
+            t, since, names = 0, 0, {(base, 0)}
         seen = plan.where(symbol)
         columns = place.columns if seen is None or seen.buffer is not place.buffer else seen.columns
         found = [k for k in memory.get(slot(place, t), []) if overlap(k[0], columns)]
-        if not found or any((node, when) not in names and not _part_of(plan, base, node, when, t) for _, node, when in found):
+        if not found or any((node, when) not in names and not _part_of(plan, whole, node, when, since) for _, node, when in found):
             raise PlanError(f"{reader!r} reads {base!r} of step {t}, but finds {found!r}")
 
     def compute(node: Symbol, t: int) -> None:

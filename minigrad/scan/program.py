@@ -13,6 +13,7 @@ import numpy as np
 from minigrad.backend import Backend
 from minigrad.scan.emit import Fresh, Source
 from minigrad.scan.emit import _Number as Number
+from minigrad.scan.kernels import Kernel
 from minigrad.scan.rows import Rows
 
 VIEWS_AT_MOST = 20_000
@@ -115,6 +116,9 @@ class Program:
 
 
 def _realised(value: Any, backend: Backend) -> Any:
+    if isinstance(value, Kernel):
+        make: Any = backend  # one that offers `elementwise`
+        return make.elementwise(value.run)
     return backend.asarray(value.value, value.dtype) if isinstance(value, Number) else value
 
 

@@ -1,4 +1,4 @@
-"""Bodies must be pure: where a body is new it is traced twice, and both traces must be equal, by structure and value."""
+"""Bodies must be pure: a new one is traced twice, and both traces must be equal, in what they do and in values."""
 
 from __future__ import annotations
 

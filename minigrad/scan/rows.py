@@ -23,7 +23,7 @@ from minigrad.scan.trace import Body, Trace, order_of
 from minigrad.tape import Array, Value, recorder, scoped
 
 
-class RowsMeet(ValueError):
+class RowsMeetError(ValueError):
     """A body under `lengths` in which one row's result depends on another row."""
 
 
@@ -45,10 +45,12 @@ class Alignment(NamedTuple):
 def find_alignment(body: Body, rows: int, elems: Sequence[bool]) -> Alignment:
     """Which captured values and draws belong to rows, found by what the body does with them.
 
-    Raises RowsMeet where rows meet whatever they are.
+    Raises RowsMeetError where rows meet whatever they are.
     """
     flags = dict(zip(body.elems, elems, strict=True))
-    maybe = {leaf for leaf in [*body.captured, *(e for e, flag in flags.items() if not flag)] if leaf.shape[:1] == (rows,)}
+    maybe = {
+        leaf for leaf in [*body.captured, *(e for e, flag in flags.items() if not flag)] if leaf.shape[:1] == (rows,)
+    }
     chosen: set[Symbol] = set()
     while True:
         leaves = {*body.carry, *(e for e, flag in flags.items() if flag), *chosen}
@@ -57,19 +59,19 @@ def find_alignment(body: Body, rows: int, elems: Sequence[bool]) -> Alignment:
             results = [*body.next, *body.stacked]
             fault = next((s for s in results if s not in known and not is_number(s)), None)
         if fault is None:
-            alignment = Alignment(
+            return Alignment(
                 rows, tuple([e in leaves for e in body.elems]), tuple([c in leaves for c in body.captured])
             )
-            return alignment
         more = {leaf for leaf in _sources(fault, known) if leaf in maybe} - chosen
         if not more:
-            raise RowsMeet(
+            raise RowsMeetError(
                 f"with lengths, each row of fn's results must depend on the same row of the state and the inputs "
                 f"alone, but rows meet in `{fault.op.name}` "
                 f"({', '.join(f'{i.dtype}{i.shape}' for i in fault.inputs)} to {fault.shape}). Reduce over other axes "
                 "than 0, or mask by hand without lengths"
             )
-        chosen |= more
+        rank = max(len(leaf.shape) for leaf in more)
+        chosen |= {leaf for leaf in more if len(leaf.shape) == rank}
 
 
 def aligned(body: Body, leaves: set[Symbol], rows: int) -> set[Symbol]:
@@ -77,9 +79,7 @@ def aligned(body: Body, leaves: set[Symbol], rows: int) -> set[Symbol]:
     return _propagate(body, leaves, rows, strict=False)[0]
 
 
-def _propagate(
-    body: Body, leaves: set[Symbol], rows: int, strict: bool = True
-) -> tuple[set[Symbol], Symbol | None]:
+def _propagate(body: Body, leaves: set[Symbol], rows: int, strict: bool = True) -> tuple[set[Symbol], Symbol | None]:
     known = set(leaves)
     for node in order_of(body.results, body.leaves):
         flags = [i in known for i in node.inputs]
@@ -186,7 +186,8 @@ class Rows:
     def steps_of_rows(self) -> np.ndarray[Any, Any]:
         """How many steps each row takes part in, the longest first."""
         counts = np.asarray(self.counts, dtype=np.intp)
-        return (counts[None, :] > np.arange(self.all)[:, None]).sum(axis=1)
+        length: np.ndarray[Any, Any] = (counts[None, :] > np.arange(self.all)[:, None]).sum(axis=1)
+        return length
 
     def packed(self, steps: slice) -> slice:
         """Where some of the steps stand in a packed stack."""
@@ -222,9 +223,7 @@ def masked(body: Body, backend: Backend) -> Body:
             inputs = tuple([known[i] for i in node.inputs])
             known[node] = Symbol(node.op, inputs, node.static, node.shape, node.dtype, trace)
         new = [chosen(known[n], leaf) for n, leaf in zip(body.next, body.carry, strict=True)]
-    return Body(
-        body.carry, [mask, *body.elems], [*body.captured, *spare], new, [known[s] for s in body.stacked], []
-    )
+    return Body(body.carry, [mask, *body.elems], [*body.captured, *spare], new, [known[s] for s in body.stacked], [])
 
 
 class _Gather(Primitive):

@@ -12,7 +12,6 @@ from minigrad.ops.where import where_
 from minigrad.scan.cache import compiled
 from minigrad.scan.carry import Leaves
 from minigrad.scan.compiled import CompiledScan
-from minigrad.scan.carry import Leaves
 from minigrad.scan.problem import Problem
 from minigrad.scan.rows import Rows, gather, spread
 from minigrad.scan.symbol import current
@@ -24,8 +23,10 @@ def run_compiled(problem: Problem, interval: int | None) -> tuple[Any, Any]:
     with random.steps() as enter:
         scan, captured, draws = compiled(problem, problem.elems, problem.carry.leaves, enter)
         drawn: list[Value] = [_drawn(make, problem.active, scan.backend) for make in draws]
-    run = _run_all if problem.rows is None else _run_packed
-    state, outputs = run(problem, scan, drawn, captured, interval)
+    if problem.rows is None:
+        state, outputs = _run_all(problem, scan, drawn, captured, interval)
+    else:
+        state, outputs = _run_packed(problem, problem.rows, scan, drawn, captured, interval)
     assert problem.output_structure is not None  # noqa: S101  # `fn` was traced
     return problem.carry.structure.build(state), problem.output_structure.build(outputs)
 
@@ -39,12 +40,17 @@ def _run_all(
 
 
 def _run_packed(
-    problem: Problem, scan: CompiledScan, drawn: Leaves, captured: Leaves, interval: int | None
+    problem: Problem,
+    lengths: np.ndarray[Any, Any],
+    scan: CompiledScan,
+    drawn: Leaves,
+    captured: Leaves,
+    interval: int | None,
 ) -> tuple[Leaves, Leaves]:
     """With lengths: rows are packed before the scan and put back after it, by ops that are differentiated too."""
     alignment = scan.alignment
     assert alignment is not None  # noqa: S101  # of a problem with rows
-    rows = Rows(problem.rows, scan.backend)
+    rows = Rows(lengths, scan.backend)
     steps, count = problem.steps, len(problem.carry.leaves)
     at, back = (rows.step_of, rows.original), (rows.permutation,)
 
@@ -61,7 +67,7 @@ def _run_packed(
     final = [spread(leaf, index=back, shape=tuple(leaf.shape[:1])) for leaf in results[:count]]
     outputs = [spread(leaf, index=at, shape=(steps, rows.all)) for leaf in results[count:]]
     if not problem.has_output:
-        mask = scan.backend.asarray(np.arange(steps)[:, None] < problem.rows)
+        mask = scan.backend.asarray(np.arange(steps)[:, None] < lengths)
         copied = problem.carry.leaves if problem.reverse else final
         outputs = [_chosen(mask, out, leaf) for out, leaf in zip(outputs, copied, strict=True)]
     return final, outputs

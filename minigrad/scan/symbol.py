@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ import numpy as np
 from minigrad import tree
 from minigrad.backend import Backend
 from minigrad.ops import elementwise, indexing, linalg, reductions, shape
-from minigrad.ops.op import REGISTRY, WEAK, Elementwise, Op, explained
-from minigrad.tape import Array, Box, Leaf, Record, Value, constant, recorder
+from minigrad.ops.op import REGISTRY, WEAK, Elementwise, Op, broadcast_batch, broadcast_rows, explained
+from minigrad.tape import Array, Box, Record, Value, constant, recorder
 from minigrad.tensor import FUNCTIONS, UFUNCS, Tensor
 
 if TYPE_CHECKING:
@@ -49,16 +50,15 @@ def used_after() -> TraceError:
     )
 
 
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARIES = tuple([f"{Path(file).parents[up]}{os.sep}" for file, up in ((__file__, 1), (np.__file__, 0))])
 
 
 def user_line() -> str:
     """The innermost line that is running outside of minigrad and NumPy."""
     frame: Any = sys._getframe(1)  # noqa: SLF001  # there is no other cheap way to a caller's line
-    numpy_home = os.path.dirname(np.__file__)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_HERE, numpy_home, "<")) or name.startswith("<stdin") or name.startswith("<doctest"):
+        if not name.startswith((*_LIBRARIES, "<")) or name.startswith(("<stdin", "<doctest", "<ipython", "<python")):
             return f"{name}, line {frame.f_lineno}"
         frame = frame.f_back
     return "an unknown line"
@@ -84,6 +84,24 @@ class Slot(NamedTuple):
     """The place of an array in static arguments: it is input `place` of the node."""
 
     place: int
+
+
+def _compared(name: str) -> Any:
+    """The method of a comparison."""
+
+    def compare(self: Symbol, other: Any) -> Any:
+        return call(function(name), (self, other), {})
+
+    return compare
+
+
+def _unknown(what: str) -> Any:
+    """A method that would have to look at the value."""
+
+    def raises(self: Symbol, *_: Any, **__: Any) -> Any:
+        raise untraceable(what)
+
+    return raises
 
 
 class Symbol:
@@ -145,9 +163,8 @@ class Symbol:
     # ---- NumPy's functions, and its arrays' operators with a symbol ------------------------------------------------
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        fn = UFUNCS.get(ufunc)
-        if fn is None and ufunc.__name__ in ELEMENTWISE_FUNCTIONS:
-            fn = functools.partial(_function_of_any, ufunc.__name__)
+        known = ufunc.__name__ in ELEMENTWISE_FUNCTIONS
+        fn = functools.partial(_function_of_any, ufunc.__name__) if known else UFUNCS.get(ufunc)
         if fn is None or method != "__call__" or options:
             form = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
             raise untraceable(f"numpy.{form}{' with ' + ', '.join(options) if options else ''}")
@@ -205,17 +222,17 @@ class Symbol:
     def __neg__(self) -> Any:
         return call(elementwise.negative, (self,), {})
 
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return elementwise.abs(self)
+
     def __invert__(self) -> Any:
         return call(function("logical_not" if self.dtype.kind == "b" else "invert"), (self,), {})
 
     def __getitem__(self, index: Any) -> Any:
         return indexing.getitem(self, index)
-
-    def _compared(name: str) -> Any:  # type: ignore[misc]  # used while the class is made
-        def compare(self: Symbol, other: Any) -> Any:
-            return call(function(name), (self, other), {})
-
-        return compare
 
     __eq__ = _compared("equal")
     __ne__ = _compared("not_equal")
@@ -252,12 +269,6 @@ class Symbol:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def _unknown(what: str) -> Any:  # type: ignore[misc]
-        def raises(self: Symbol, *_: Any, **__: Any) -> Any:
-            raise untraceable(what)
-
-        return raises
-
     __bool__ = _unknown("a decision (if, while, and, or) on a value")
     __float__ = __int__ = __index__ = item = tolist = _unknown("turning a value into a Python number")
     __array__ = _unknown("turning a value into a NumPy array")
@@ -286,8 +297,7 @@ def function(name: str) -> Op:
 
         op = Op(forward, name, register=False)
         if name in ELEMENTWISE_FUNCTIONS:
-            op.batch_rule = lambda static, shapes, stacked: static
-            op.row_rule = REGISTRY["add"].row_rule
+            op.batch_rule, op.row_rule = broadcast_batch, broadcast_rows
         op = _FUNCTIONS.setdefault(name, op)  # the first of two threads wins
     return op
 
@@ -301,8 +311,7 @@ def _identity(xp: Any, x: Array) -> Array:
 
 
 STOP = Op(_identity, "stop_gradient", register=False)
-STOP.batch_rule = lambda static, shapes, stacked: static
-STOP.row_rule = lambda static, shapes, aligned: aligned[0]
+STOP.batch_rule, STOP.row_rule = broadcast_batch, broadcast_rows
 
 
 def is_elementwise(op: Any) -> bool:
@@ -474,7 +483,8 @@ def form_of(op: Any, inputs: Sequence[Any], static: dict[str, Any], key: Any) ->
 
 def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with np.errstate(all="ignore"):
-        if is_elementwise(op):
+        count = slots(static)
+        if is_elementwise(op) and not count:
             shapes = [i.shape for i in inputs if i.__class__ is Symbol]
             try:
                 whole = np.broadcast_shapes(*shapes)
@@ -488,7 +498,6 @@ def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[tupl
             a, b = dummies
             if a.shape[-1] == b.shape[-2]:
                 dummies = [a[..., :0], b[..., :0, :]]  # the shape without the work
-        count = slots(static)
         arrays = dummies[: len(dummies) - count] if count else dummies
         out = np.asarray(op.forward(np, *arrays, **filled(static, dummies)))
     return out.shape, out.dtype
@@ -496,11 +505,6 @@ def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[tupl
 
 def _dummy(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.broadcast_to(np.zeros((), dtype), shape)
-
-
-def leaf_record(symbol: Symbol) -> Leaf:
-    """A variable of a derivative of a body."""
-    return Leaf(symbol)
 
 
 __all__ = [

@@ -94,7 +94,7 @@ class Trace:
         self.drawn: list[Symbol] = []
         self.draws: list[Callable[[tuple[int, ...]], Any]] = []
         self.examples: list[Any] = []  # what they drew here
-        self._known: dict[Any, Symbol] = {}
+        self._known: dict[Any, Any] = {}
 
     def leaf(self, kind: Kind, shape: Sequence[int], dtype: np.dtype[Any], **static: Any) -> Symbol:
         """A leaf of the body."""
@@ -123,6 +123,7 @@ class Trace:
         key = (id(array), id(value.record) if isinstance(value, Box) else 0)
         found = self._known.get(key)
         if found is None:
+            self._known["keep", len(self._known)] = value  # so that its id stays its own
             if not hasattr(array, "dtype") or isinstance(array, np.generic):
                 value = array = self.backend.asarray(array)
             elif backend_of(array) is not self.backend:
@@ -135,7 +136,6 @@ class Trace:
                 self.captured.append(found)
                 self.values.append(value)
             self._known[key] = found
-            self._known["keep", len(self._known)] = value  # type: ignore[assignment]  # so that its id stays its own
         return found
 
     def adopt(self, symbol: Symbol) -> Symbol:

@@ -191,9 +191,10 @@ def strict_function(name: str, function: Callable[..., Any]) -> Callable[..., An
             result = function(*inputs, **options)
         if name in HOST:
             return result
-        if kwargs.get("out") is not None:
+        out = args[2] if name == "dot" and len(args) > 2 else kwargs.get("out")
+        if out is not None:
             launched(name)
-            return kwargs["out"]
+            return out
         launched_unless_view(name, result, [*inputs, *options.values()])
         return wrap(result, name, *inputs, *options.values())
 
