@@ -416,7 +416,7 @@ def _compare(compare: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Any:
     if isinstance(b, list) or hasattr(b, "dtype"):
         _, b = (constant(value) for value in as_values("comparison", [a, b]))
     out = compare(a.array, b)
-    return out if out is NotImplemented else Tensor(a.backend.asarray(out))
+    return out if out is NotImplemented else Tensor(out if is_abstract(out) else a.backend.asarray(out))
 
 
 def _rebuild(array: Array, requires_grad: bool, name: str | None, grad: Array | None) -> Tensor:

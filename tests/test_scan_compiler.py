@@ -1122,21 +1122,19 @@ def test_what_is_computed_from_captured_values_may_be_made_anew_at_each_trace():
 
     results = []
     for unroll in (False, True):
-        call = lambda unroll=unroll: mg.scan(fn, X, np.zeros(2), unroll=unroll)
-        out = call() if unroll else ran(call)
+        out = mg.scan(fn, X, np.zeros(2), unroll=True) if unroll else ran(lambda: mg.scan(fn, X, np.zeros(2)))
         (out * random_like(out, 0)).sum().backward()
         results.append({"out": out, "weights": weights.grad})
         weights.grad = None
     agree(*results)
-    same(ran(lambda: mg.scan(lambda s, x: mg.where(x > 0, s, table), X, np.zeros(2)))[-1], np.zeros(2))
+    same(ran(lambda: mg.scan(lambda s, x: mg.where(x > -9.0, s, table), X, np.zeros(2)))[-1], np.zeros(2))
 
 
 def test_arrays_that_a_caller_changes_between_two_calls_are_fine():
     table = np.ones(2)
-    fn = lambda s, x: s + x * table
     for factor in (1.0, 3.0):
         table[...] = factor
-        same(ran(lambda: mg.scan(fn, X, np.zeros(2))), np.cumsum(X * factor, axis=0))
+        same(ran(lambda: mg.scan(lambda s, x: s + x * table, X, np.zeros(2))), np.cumsum(X * factor, axis=0))
 
 
 def test_two_threads_that_ask_for_a_new_array_function_get_the_same_op(monkeypatch):
@@ -1322,6 +1320,41 @@ def test_arrays_behind_traced_values_carry_no_gradient_or_are_refused(use):
         assert f"{HERE.name}, line" in str(error)  # noqa: PT017  (either road is right, silence is not)
     else:
         agree(got, first_order(lambda at: f(at, unroll=True), at, 1))
+
+
+C, TC, MASK, PLACES = np.array([0.3, 0.7]), mg.tensor([0.3, 0.7]), np.array([True, False]), np.array([1, 0])
+
+OPERANDS = {
+    "Tensor > traced": lambda s, x: mg.where(TC > x, s, x),
+    "traced > Tensor": lambda s, x: mg.where(x > TC, s, x),
+    "array != traced": lambda s, x: mg.where(C != x, s, x),
+    "traced > list": lambda s, x: mg.where(x > [0.1, 0.2], s, x),
+    "array | traced": lambda s, x: mg.where(MASK | (x > 0.3), s, x),
+    "~traced & array": lambda s, x: mg.where(~(x > 0.3) & MASK, s, x),
+    "logical functions": lambda s, x: mg.where(np.logical_or(C > 0.5, np.logical_not(x > 0.3)), s, x),
+    "any, all": lambda s, x: mg.where((x > 0.3).any() & (s > 0.0).all(axis=0), s, x * 2.0),
+    "logaddexp": lambda s, x: np.logaddexp(C, x) + np.logaddexp(s, TC) + np.logaddexp(x, 0.5),
+    "lists": lambda s, x: [1.0, 2.0] * x + s * [0.5, 0.25],
+    "concatenate": lambda s, x: mg.concatenate([C, x, TC])[1:3] + s,
+    "einsum": lambda s, x: mg.einsum("i,i->i", C, x) + s,
+    "take from a Tensor": lambda s, x: mg.take(TC, mg.argmax(x)) + s,
+    "an array as index": lambda s, x: x[PLACES] + s[mg.asarray(PLACES)],
+    "an array as bound": lambda s, x: mg.clip(x, C, 1.0) + mg.clip(s, -1.0, x.data),
+    "arrays on both sides": lambda s, x: C @ x + TC.dot(x) + s @ C,
+    "NumPy's functions": lambda s, x: np.std(x) + np.linalg.norm(x) + s + np.pad(x, (1, 0))[1:] + np.hstack([x, C])[:2],
+    "NumPy's numbers": lambda s, x: s + np.float64(2) * x / np.float32(3) - np.float64(0.25) * s / np.float64(7),
+    "numbers in both places": lambda s, x: 2.0**x + x**2 - 3 / (x + 4.0) - (1 - s) + True * s,
+    "data's own operators": lambda s, x: -x.data + abs(s) + (+x) + abs(x.data) * TC,
+}
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_operands_of_every_kind(name):
+    def f(at, unroll=False):
+        return [mg.scan(OPERANDS[name], at["x"], at["s"], unroll=unroll)]
+
+    at = {"x": X, "s": np.array([0.5, 0.25])}
+    agree(ran(lambda: first_order(f, at, 1)), first_order(lambda at: f(at, unroll=True), at, 1))
 
 
 def test_what_a_traced_tensor_prints():

@@ -40,7 +40,10 @@ def cells(inputs, units):
 
         def fn(h, x):
             a, q = x @ W_x + b, h @ W_h
-            r, z = mg.sigmoid(a[:, :units] + q[:, :units]), mg.sigmoid(a[:, units : 2 * units] + q[:, units : 2 * units])
+            r, z = (
+                mg.sigmoid(a[:, :units] + q[:, :units]),
+                mg.sigmoid(a[:, units : 2 * units] + q[:, units : 2 * units]),
+            )
             n = mg.tanh(a[:, 2 * units :] + r * q[:, 2 * units :])
             return (1.0 - z) * n + z * h
 

@@ -39,7 +39,7 @@ from minigrad.scan.distribute import (
     is_view,
     once_nodes,
 )
-from minigrad.scan.kernels import Located, call, fused
+from minigrad.scan.kernels import Call, Located, call, fused
 from minigrad.scan.plan import Buffer, Place, Plan, pieces
 from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, filled, is_elementwise
 from minigrad.scan.rows import Alignment, aligned, is_number
@@ -840,7 +840,9 @@ class _Loop:
             if i in e.plan.scratch and i not in e.plan.direct:
                 leaf, new = e.body.carry[i], e.body.next[i]
                 self.lines.append(f"    copyto({self.reference(leaf)}, {self.reference(new)})")
-        self.lines, before = e.fuse(self.lines), e.fuse(before)
+        self.lines, before = e.fuse(self.widened(self.lines)), e.fuse(before)
+        used = set(re.findall(r"\w+", " ".join(self.lines)))
+        self.zipped = {name: steps for name, steps in self.zipped.items() if name in used}
         e.products.append(self.products)
         each = "for each step" + (", from the last to the first" if e.reverse else "")
         if not before:
@@ -859,6 +861,45 @@ class _Loop:
         body = [*tile_of, *before]
         self.walk("[start:stop]", body)
         e.run += [f"    {line}" for line in body]
+
+    def widened(self, lines: Sequence[str]) -> list[str]:
+        """The same product for adjacent columns as one call, which broadcasts what they share."""
+        result: list[str] = []
+        run: list[Call] = []
+        for line in [*lines, ""]:
+            if run and not (isinstance(line, Call) and _beside(run[-1], line)):
+                result.append(self.one_call(run) if len(run) > 1 else run[0])
+                run = []
+            if isinstance(line, Call) and not self.e.kernels and _may_widen(line):
+                run.append(line)
+            elif line:
+                result.append(line)
+        return result
+
+    def one_call(self, run: Sequence[Call]) -> str:
+        _, (first, shared), out = run[0].steps[0]
+        last = run[-1].steps[0][2]
+        if first.place is None or out.place is None or last.place is None:
+            raise AssertionError("these have places")
+        wide = self.e.fresh_name(shared.name + "_wide")
+        self.e.define(wide, f"{shared.name}[:, None]", "make")
+        operand, target = (self.blocks(place, len(run)) for place in (first.place, out.place))
+        return f"    {run[0].steps[0][0]}({operand}, {wide}, {target})"
+
+    def blocks(self, place: Place, count: int) -> str:
+        """Adjacent columns of a stack, as an axis of blocks, step by step."""
+        e, buffer = self.e, place.buffer
+        assert place.columns is not None  # noqa: S101  # `_may_widen` asked
+        _, start, stop = place.columns
+        key = ("blocks", buffer.name, start, stop, count)
+        if key not in e.whole:
+            width = stop - start
+            text = f"{buffer.name}[:, :, {start}:{start + count * width}].reshape({_tuple(('T', -1, count, width))})"
+            variable, home = e.define(e.fresh_name(buffer.name.removesuffix("_all") + "_blocks"), text, e.home(buffer))
+            name = e.fresh_name(buffer.name.removesuffix("_all") + "_block")
+            self.zipped[name] = self.steps(variable, home, "views")
+            e.whole[key] = (name, home)
+        return e.whole[key][0]
 
     def walk(self, part: str, lines: list[str]) -> None:
         """The loop itself, over all steps or a part of them."""
@@ -955,6 +996,39 @@ class _Loop:
                 text = f"{kind}({variable}, rows)" + ("[::-1]" if e.reverse else "")
             e.whole[key] = e.define(e.fresh_name(variable + "_steps"), text, home)
         return e.whole[key][0]
+
+
+def _may_widen(line: Call) -> bool:
+    """Whether a call multiplies columns of a stack with a buffer of one step, into columns of a stack."""
+    if len(line.steps) != 1 or len(line.steps[0][1]) != 2:
+        return False
+    name, (stacked, shared), out = line.steps[0]
+    return (
+        name == "multiply"
+        and len(out.shape) == 2
+        and math.prod(out.shape) > 0
+        and stacked.shape == shared.shape == out.shape
+        and all(p.exact and p.place is not None and p.place.part == "all" for p in (stacked, shared, out))
+        and all(p.place.columns is not None and p.place.buffer.lead == "T" for p in (stacked, out) if p.place)
+        and all(p.place.buffer.kind == "frame" for p in (stacked, out) if p.place)
+        and shared.place is not None
+        and not shared.place.buffer.lead
+        and shared.place.columns is None
+    )
+
+
+def _beside(one: Call, other: Call) -> bool:
+    """Whether a call does for the next columns what another does."""
+    if not _may_widen(other):
+        return False
+    (_, (a, x), c), (_, (b, y), d) = one.steps[0], other.steps[0]
+
+    def adjacent(p: Located, q: Located) -> bool:
+        if p.place is None or q.place is None or p.place.columns is None or q.place.columns is None:
+            return False
+        return p.place.buffer is q.place.buffer and p.place.columns[2] == q.place.columns[1] and p.shape == q.shape
+
+    return x.name == y.name and adjacent(a, b) and adjacent(c, d)
 
 
 # ---- bodies in a form with a place for everything ------------------------------------------------------------------

@@ -54,11 +54,15 @@ _LIBRARIES = tuple([f"{Path(file).parents[up]}{os.sep}" for file, up in ((__file
 
 
 def user_line() -> str:
-    """The innermost line that is running outside of minigrad and NumPy."""
+    """The innermost line that is running outside of minigrad, its backends and NumPy."""
     frame: Any = sys._getframe(1)  # noqa: SLF001  # there is no other cheap way to a caller's line
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((*_LIBRARIES, "<")) or name.startswith(("<stdin", "<doctest", "<ipython", "<python")):
+        backends = str(frame.f_globals.get("__name__")).startswith("minigrad_")
+        users = not name.startswith((*_LIBRARIES, "<")) or name.startswith(
+            ("<stdin", "<doctest", "<ipython", "<python")
+        )
+        if users and not backends:
             return f"{name}, line {frame.f_lineno}"
         frame = frame.f_back
     return "an unknown line"
