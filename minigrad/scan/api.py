@@ -45,12 +45,12 @@ def scan(
     `reverse=True` walks from the last step to the first; results stay in the order of `elems`.
     `lengths` (an integer for each row, 0 to T): rows are axis 1 of elems and axis 0 of states and outputs. Past its
     length a row's state is copied through and its output is zero (reverse: before it begins), and what stands in the
-    padding, even NaN, changes no result and gets a gradient of exactly 0. Rows must not meet in `fn`: no mean over
-    the batch, say; a body in which they do raises ValueError, unless it is unrolled.
+    padding, even NaN, changes no result and gets a gradient of exactly 0. What `fn` captures may have rows too, on
+    axis 0. Rows must not meet in `fn`: no mean over the batch, say; where they do, ValueError, unless unrolled.
     `length`: T, where `elems` has no leaves (None).
     `checkpoint`: keep the state of every k-th step only and compute the others again in backward ("sqrt": k = sqrt T).
     `unroll`: call `fn` at every step on the ordinary tape. Without it `fn` is traced, once a call and twice where it is
-    new, and a compiled program runs (`minigrad.explain.program` shows it).
+    new, and a compiled program runs (`minigrad.explain.program` shows it); nothing is kept where no gradient is wanted.
 
     `fn` must be pure. Draws of `minigrad.random` in it are new at each step. The state must keep its structure,
     shapes and dtypes. Raises TypeError or ValueError naming the leaf where an argument or a result does not fit, and

@@ -6,7 +6,7 @@ from typing import Any
 
 from minigrad import tree
 from minigrad.ops.op import as_value
-from minigrad.tape import Value, constant
+from minigrad.tape import Box, Value, constant
 
 Leaves = list[Value]
 
@@ -14,11 +14,12 @@ Leaves = list[Value]
 def as_leaves(what: str, given: Any) -> tuple[Leaves, tree.Structure]:
     """The leaves of a pytree as arrays and tensors. Raises TypeError naming the leaf that is neither."""
     leaves, structure = tree.flatten(given)
-    values = []
-    for leaf, path in zip(leaves, structure.paths(), strict=True):
+    values: Leaves = []
+    for leaf in leaves:
         try:
-            values.append(as_value("scan", leaf))
+            values.append(leaf if isinstance(leaf, Box) else as_value("scan", leaf))
         except TypeError as error:
+            path = list(structure.paths())[len(values)]
             raise TypeError(f"{what}{path} of scan: {error}") from None
     return values, structure
 

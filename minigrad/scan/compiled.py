@@ -19,8 +19,8 @@ from minigrad.scan.program import Program
 from minigrad.scan.rows import Alignment, Rows, aligned, gather, masked
 from minigrad.scan.symbol import CONSTANT, Symbol, current
 from minigrad.scan.trace import Body, order_of
-from minigrad.transforms import vjp
 from minigrad.tape import Array, Box, Value, added, careful, constant, recorder, unbundle
+from minigrad.transforms import vjp
 
 Places = frozenset[int]
 
@@ -51,9 +51,7 @@ class Training(NamedTuple):
 class Saved:
     """What one forward run left for its backward run; the frame goes back to the pool with it."""
 
-    def __init__(
-        self, training: Training, steps: int, frame: Any, fresh: Sequence[Array], rows: Rows | None
-    ) -> None:
+    def __init__(self, training: Training, steps: int, frame: Any, fresh: Sequence[Array], rows: Rows | None) -> None:
         self.rows = rows
         self.training = training
         self.steps = steps
@@ -215,7 +213,12 @@ class CompiledScan:
         return [*finals, *stacks, *sums], Saved(training, steps, frame, fresh, rows)
 
     def _infer(
-        self, arrays: Sequence[Array], steps: int, rows: Rows | None, size: int | None = None, states: list[Any] | None = None
+        self,
+        arrays: Sequence[Array],
+        steps: int,
+        rows: Rows | None,
+        size: int | None = None,
+        states: list[Any] | None = None,
     ) -> list[Array]:
         """A run that keeps nothing, by chunks of steps, so that its memory does not grow with them.
 
@@ -403,9 +406,7 @@ class CompiledScan:
 
         _, pull = vjp(of, *[inputs[i] for i in places])
         gradients = pull(list(g.values()))
-        return {
-            i: gradient if boxed else constant(gradient) for i, gradient in zip(places, gradients, strict=True)
-        }
+        return {i: gradient if boxed else constant(gradient) for i, gradient in zip(places, gradients, strict=True)}
 
     def _masked_scan(self) -> CompiledScan:
         with self._lock:
@@ -442,7 +443,9 @@ class CompiledScan:
                 self._scans["states"] = CompiledScan(whole, self.backend, self.reverse, self.alignment)
         return self._scans["states"](inputs, steps, None, rows)[len(body.carry) :]  # type: ignore[no-any-return]
 
-    def push(self, tangents: Sequence[Any], out: Any, values: Sequence[Any], static: dict[str, Any]) -> dict[int, Value]:
+    def push(
+        self, tangents: Sequence[Any], out: Any, values: Sequence[Any], static: dict[str, Any]
+    ) -> dict[int, Value]:
         """The tangents of the results, as a scan over the body and its tangent."""
         steps, rows = static["steps"], static["rows"]
         saved = values[-1]
@@ -463,9 +466,7 @@ class CompiledScan:
                 self._scans[key] = (forward, CompiledScan(forward.body, self.backend, self.reverse, alignment))
             forward, scan = self._scans[key]
         carry, elems, captured = self._apart(inputs)
-        seeds = [
-            tangents[i] if tangents[i] is not None else zeros_like(inputs[i]) for i in range(len(inputs))
-        ]
+        seeds = [tangents[i] if tangents[i] is not None else zeros_like(inputs[i]) for i in range(len(inputs))]
         t_carry, t_elems, t_captured = self._apart(seeds)
         result = scan(
             [

@@ -18,7 +18,6 @@ from minigrad.scan.differentiate import SUM_OVER_TIME
 from minigrad.scan.symbol import STOP, Slot, Symbol, is_elementwise
 from minigrad.scan.trace import PICKED, Body, order_of
 
-
 UFUNCS = {
     name: name
     for name in (
@@ -29,7 +28,6 @@ UFUNCS = {
     )
 } | {"abs": "absolute"}  # fmt: skip
 """The ops that are one call of an array library's function, which writes into a given array."""
-
 
 
 class Stage(NamedTuple):

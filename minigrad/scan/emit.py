@@ -41,8 +41,8 @@ from minigrad.scan.distribute import (
 )
 from minigrad.scan.kernels import Call, Located, call, fused
 from minigrad.scan.plan import Buffer, Place, Plan, pieces
-from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, filled, is_elementwise
 from minigrad.scan.rows import Alignment, aligned, is_number
+from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol, filled, is_elementwise
 from minigrad.scan.trace import PICKED, Body, order_of
 
 TILE = 512 * 1024
@@ -281,7 +281,9 @@ class _Emitter:
             return found
         if symbol in self.carry_place:
             place = self.carry_place[symbol]
-            found = self.define(self.fresh_name(self.named(symbol) + "_before"), self.part_of(place), self.home(place.buffer))
+            found = self.define(
+                self.fresh_name(self.named(symbol) + "_before"), self.part_of(place), self.home(place.buffer)
+            )
         elif symbol in self.place:
             place = self.place[symbol]
             if place.part == "all" and place.columns is None:
@@ -357,7 +359,11 @@ class _Emitter:
             shape[0] = f"{variable}.shape[0]"
         elif node.inputs[0] in self.of_rows and node.op is reshape_:
             shape[0] = -1
-        return f"{variable}.reshape({_tuple(shape)})" if node.op is reshape_ else f"broadcast_to({variable}, {_tuple(shape)})"
+        return (
+            f"{variable}.reshape({_tuple(shape)})"
+            if node.op is reshape_
+            else f"broadcast_to({variable}, {_tuple(shape)})"
+        )
 
     def batched_view(self, node: Symbol, variable: str) -> str:
         """The same view of all steps."""
@@ -377,8 +383,10 @@ class _Emitter:
 
     def aligned_text(self, variable: str, rank: int, wanted: int) -> str:
         """A stack with axes of size 1 behind time, so that steps broadcast as they did one by one."""
-        return variable if rank >= wanted or rank == wanted else variable + _brackets(
-            [slice(None)] + [None] * (wanted - rank) + [Ellipsis]
+        return (
+            variable
+            if rank >= wanted or rank == wanted
+            else variable + _brackets([slice(None)] + [None] * (wanted - rank) + [Ellipsis])
         )
 
     # ---- computing -------------------------------------------------------------------------------------------------
@@ -564,9 +572,11 @@ class _Emitter:
         if self.ufunc_call(node, operands, destination, lines, indent):
             return
         if op in (getitem_, scatter_add) and any(p.__class__ is Slot for p in node.static["index"]):
-            index = "(" + ", ".join(
-                operands[p.place] if p.__class__ is Slot else _part(p) for p in node.static["index"]
-            ) + ",)"
+            index = (
+                "("
+                + ", ".join(operands[p.place] if p.__class__ is Slot else _part(p) for p in node.static["index"])
+                + ",)"
+            )
             if op is getitem_:
                 text = f"asarray({operands[0]}[{index}])"
             else:
@@ -1040,7 +1050,7 @@ def canonical(body: Body, wanted: Sequence[str]) -> tuple[Body, list[str]]:
     leaves = set(body.leaves)
 
     def own(symbol: Symbol, like: Symbol) -> Symbol:
-        plain = symbol not in leaves and not symbol.op is CONSTANT and not is_view(symbol)
+        plain = symbol not in leaves and symbol.op is not CONSTANT and not is_view(symbol)
         if plain and symbol not in owned and _depends_on_steps(symbol, body):
             owned.add(symbol)
             return symbol
@@ -1056,9 +1066,9 @@ def canonical(body: Body, wanted: Sequence[str]) -> tuple[Body, list[str]]:
         frozen = s in position and new[position[s]] in leaves
         if s in position and not frozen and new[position[s]] not in used:
             target = new[position[s]]  # the states themselves
-        elif s in carried and want == "frame" and new[carried[s]] is not s:
-            target = s
-        elif s in owned and s not in used and s not in position:
+        elif (s in carried and want == "frame" and new[carried[s]] is not s) or (
+            s in owned and s not in used and s not in position
+        ):
             target = s
         else:
             target = own(s, s)
@@ -1068,9 +1078,7 @@ def canonical(body: Body, wanted: Sequence[str]) -> tuple[Body, list[str]]:
     return body._replace(next=new, stacked=stacked), list(wanted)
 
 
-def with_copies_of_states(
-    body: Body, wanted: Sequence[str], alignment: Alignment
-) -> tuple[Body, list[str], Packing]:
+def with_copies_of_states(body: Body, wanted: Sequence[str], alignment: Alignment) -> tuple[Body, list[str], Packing]:
     """A body over packed rows, in which only a state's own loop reads it, and all others a copy from before each step.
 
     Rows come and go, so a state stands in one buffer of all rows, of which each step changes the first.

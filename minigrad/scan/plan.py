@@ -133,9 +133,7 @@ class Plan:
         for i, (leaf, new) in enumerate(zip(self.body.carry, self.body.next, strict=True)):
             if leaf in self.frozen:
                 continue
-            if self.packing or (
-                leaf in self.stages.loop and leaf not in self.outside and new not in self.outside
-            ):
+            if self.packing or (leaf in self.stages.loop and leaf not in self.outside and new not in self.outside):
                 self.scratch.add(i)
                 self.carry_place[leaf] = Place(Buffer("", leaf.shape, leaf.dtype, "frame", leaf))
                 continue
@@ -254,9 +252,14 @@ class Plan:
 
     def _last_read_of(self, node: Symbol, columns: tuple[int, int, int] | None) -> Event:
         """When some columns of a node's value are read for the last time."""
-        if columns is None or self.last[node][1] >= 1 << 29 or self.last[node] >= FOREVER or any(
-            r.op is concatenate_ and self.place.get(r, self.place[node]).buffer is self.place[node].buffer
-            for r in self.readers.get(node, ())
+        if (
+            columns is None
+            or self.last[node][1] >= 1 << 29
+            or self.last[node] >= FOREVER
+            or any(
+                r.op is concatenate_ and self.place.get(r, self.place[node]).buffer is self.place[node].buffer
+                for r in self.readers.get(node, ())
+            )
         ):
             return self.last[node]
         last = self.event[node]
@@ -279,7 +282,11 @@ class Plan:
             if place is None or place.part != "all" or place.buffer is mine or place.buffer not in occupants:
                 continue
             buffer = place.buffer
-            if (buffer.kind, buffer.lead, buffer.dtype) != ("frame", mine.lead, mine.dtype) or buffer.owner in self.leaves:
+            if (buffer.kind, buffer.lead, buffer.dtype) != (
+                "frame",
+                mine.lead,
+                mine.dtype,
+            ) or buffer.owner in self.leaves:
                 continue
             if region_shape(place) != node.shape:
                 continue
@@ -294,7 +301,9 @@ class Plan:
     def _may_take(self, node: Symbol, place: Place, residents: Sequence[Symbol]) -> bool:
         writes = [(node, place.columns)]
         if node.op is concatenate_:
-            placed = [(p, c) for p, c in pieces(node) if p in self.place and self.place[p].buffer is self.place[node].buffer]
+            placed = [
+                (p, c) for p, c in pieces(node) if p in self.place and self.place[p].buffer is self.place[node].buffer
+            ]
             writes = [*placed, *writes] if len(placed) < len(node.inputs) else placed
         for writer, columns in writes:
             when = self.event[writer]
@@ -341,8 +350,11 @@ class Plan:
         for i in self.scratch:
             leaf, new = self.body.carry[i], self.body.next[i]
             place = self.place.get(new)
-            if place is None or place.columns is not None or place.buffer.lead or any(
-                n is not new and p.buffer is place.buffer for n, p in self.place.items()
+            if (
+                place is None
+                or place.columns is not None
+                or place.buffer.lead
+                or any(n is not new and p.buffer is place.buffer for n, p in self.place.items())
             ):
                 continue
             now = self.event[new]
@@ -392,7 +404,9 @@ def region_shape(place: Place) -> tuple[int, ...]:
 def last_columns(node: Symbol) -> tuple[int, int, int] | None:
     """The columns that a slice takes, if it is one of the last axis alone."""
     parts, shape = node.static["index"], node.inputs[0].shape
-    if not shape or any(p is None or (p.__class__ is not slice and p is not Ellipsis) or p.__class__ is Slot for p in parts):
+    if not shape or any(
+        p is None or (p.__class__ is not slice and p is not Ellipsis) or p.__class__ is Slot for p in parts
+    ):
         return None
     at = next((i for i, p in enumerate(parts) if p is Ellipsis), len(parts))
     fill = (slice(None),) * (len(shape) - len([p for p in parts if p is not Ellipsis]))
@@ -446,7 +460,9 @@ def verify(plan: Plan) -> None:
         seen = plan.where(symbol)
         columns = place.columns if seen is None or seen.buffer is not place.buffer else seen.columns
         found = [k for k in memory.get(slot(place, t), []) if overlap(k[0], columns)]
-        if not found or any((node, when) not in names and not _part_of(plan, whole, node, when, since) for _, node, when in found):
+        if not found or any(
+            (node, when) not in names and not _part_of(plan, whole, node, when, since) for _, node, when in found
+        ):
             raise PlanError(f"{reader!r} reads {base!r} of step {t}, but finds {found!r}")
 
     def compute(node: Symbol, t: int) -> None:
@@ -483,7 +499,10 @@ def verify(plan: Plan) -> None:
         else:
             for node in stage.nodes:
                 for i in node.inputs:
-                    if not (node.op is SUM_OVER_TIME and plan.added_up_in_loop(i)) and plan.stages.place.get(i) != "final":
+                    if (
+                        not (node.op is SUM_OVER_TIME and plan.added_up_in_loop(i))
+                        and plan.stages.place.get(i) != "final"
+                    ):
                         for t in times:
                             check(i, t, node)
     for node in plan.body.stacked:

@@ -10,7 +10,7 @@ import numpy as np
 from minigrad import tree
 from minigrad.backend import backend_of
 from minigrad.ops.indexing import getitem_
-from minigrad.scan.carry import Carry, Leaves, as_leaves, form
+from minigrad.scan.carry import Carry, Leaves, as_leaves
 from minigrad.tape import Value, constant
 from minigrad.tensor import Tensor
 
@@ -40,7 +40,7 @@ class Problem:
         self.active = steps if rows is None else int(rows.max(initial=0))  # no row has more steps
         self.spare_state = carry.leaves
         self.output_structure = None if has_output else carry.structure
-        self._output_forms: list[str] | None = None
+        self._output_forms: list[Any] | None = None
 
     def replace_padding(self) -> None:
         """Give every row something to do where it has no step of its own: its first step, from its first state.
@@ -78,7 +78,7 @@ class Problem:
 
     def _checked_output(self, output: Any) -> Leaves:
         leaves, structure = as_leaves("output", output)
-        forms = [form(leaf) for leaf in leaves]
+        forms = [(leaf.dtype, tuple(leaf.shape)) for leaf in leaves]
         if self._output_forms is None:
             self.output_structure, self._output_forms = structure, forms
             self._check_rows(leaves, structure)
@@ -88,7 +88,8 @@ class Problem:
             )
         for path, was, got in zip(structure.paths(), self._output_forms, forms, strict=True):
             if was != got:
-                raise TypeError(f"output{path} of scan's fn must keep its shape and dtype: it was {was}, got {got}")
+                before, now = (f"{dtype}{shape}" for dtype, shape in (was, got))
+                raise TypeError(f"output{path} of scan's fn must keep its shape and dtype: it was {before}, got {now}")
         return leaves
 
     def _check_rows(self, leaves: Leaves, structure: tree.Structure) -> None:

@@ -43,10 +43,13 @@ class Seen:
 
     def _of_values(self, again: Trace) -> str | None:
         for was, old, new, leaf in zip(self.values, self.trace.values, again.values, again.captured, strict=True):
+            array = constant(new)
             if _leaf(old, self.trace) is not _leaf(new, again):
                 what: str | None = "it captured another tensor"
             else:
-                what = _difference(was, constant(new))
+                what = _difference(was, array)
+            if what is None and not _same(again.copy_of(leaf, array), array):
+                what = f"an array {array.dtype}{tuple(array.shape)} was changed in place after it had been used"
             if what is not None:
                 return f"{again.line_of(leaf.number)}: {what}"
         for was, new, leaf in zip(self.trace.examples, again.examples, again.drawn, strict=True):
@@ -78,6 +81,10 @@ def _difference(was: Array, array: Array) -> str | None:
     if not array.shape:
         return f"a number was {_host(was)} and became {_host(array)}"
     return f"an array {array.dtype}{tuple(array.shape)} that it captured has other values"
+
+
+def _same(was: Array, array: Array) -> bool:
+    return was is array or _equal(was, array)
 
 
 def _equal(a: Array, b: Array) -> bool:

@@ -73,6 +73,10 @@ def backward(body: Body, backend: Backend) -> Body:
     return graph.body
 
 
+def _as_it_is(node: Symbol) -> None:
+    """The rule that changes nothing."""
+
+
 class Graph:
     """A body that is being rewritten."""
 
@@ -80,6 +84,7 @@ class Graph:
         self.body = body
         self.trace = Trace(backend, literal=True)
         self.leaves = set(body.leaves)
+        self._shared: dict[Any, Symbol] = {}
         self.look()
 
     def rewriting(self) -> Any:
@@ -118,7 +123,7 @@ class Graph:
     def replace(self, found: dict[Symbol, Symbol]) -> None:
         """Put new nodes in the place of old ones."""
         if found:
-            self.apply(lambda node: None, dict(found))
+            self.apply(_as_it_is, dict(found))
 
     def apply(self, rule: Rule, known: dict[Symbol, Symbol] | None = None) -> None:
         """Rebuild the body, with what the rule gives for each node (None: the node as it is)."""
@@ -165,10 +170,8 @@ class Graph:
             [moved(s) for s in body.stacked],
             [moved(s) for s in body.summed],
         )
-        self._shared: dict[Any, Symbol] = {}
+        self._shared = {}
         self.look()
-
-    _shared: dict[Any, Symbol] = {}
 
     def shared(self, node: Symbol) -> Symbol | None:
         """Equal values once; what does nothing away."""
@@ -222,8 +225,10 @@ def simpler(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
             return Symbol(matmul, (b, a), {}, node.shape, node.dtype, node.trace, node.number)
     if op is transpose_ and node.static["axes"] == tuple(range(len(node.shape))):
         return inputs[0]
-    if op is getitem_ and inputs[0].shape == node.shape and all(
-        part.__class__ is slice and part.step in (None, 1) for part in node.static["index"]
+    if (
+        op is getitem_
+        and inputs[0].shape == node.shape
+        and all(part.__class__ is slice and part.step in (None, 1) for part in node.static["index"])
     ):
         return inputs[0]
     if op in (add, subtract):
@@ -402,6 +407,7 @@ def _merged(graph: Graph, whole: Symbol, group: Sequence[Any], op: Any, side: in
 
 # ---- one tanh for all gates ----------------------------------------------------------------------------------------
 
+
 def one_tanh(graph: Graph) -> None:
     """sigmoid as tanh (as the op itself computes it), and one tanh for adjacent slices of either."""
     slabs: dict[Symbol, list[tuple[int, int, Symbol]]] = {}
@@ -486,7 +492,9 @@ def _scaled(graph: Graph, x: Symbol, factor: Symbol, root: bool = True) -> Symbo
             return True
         if x.op in (add, subtract) and (root or graph.single(x)):
             return all(cheap(i, False) for i in x.inputs)
-        return x.op is matmul and (root or graph.single(x)) and x.inputs[1] in graph.once and len(x.inputs[1].shape) == 2
+        return (
+            x.op is matmul and (root or graph.single(x)) and x.inputs[1] in graph.once and len(x.inputs[1].shape) == 2
+        )
 
     def push(x: Symbol) -> Symbol:
         if x in graph.once:
@@ -637,7 +645,12 @@ def sums_over_time(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
         better = sums_over_time(total, leaves)
         return total if better is None else better
 
-    if x.op is matmul and all(len(i.shape) == 2 for i in x.inputs) and x.inputs[0].op is transpose_ and x.inputs[0] not in leaves:
+    if (
+        x.op is matmul
+        and all(len(i.shape) == 2 for i in x.inputs)
+        and x.inputs[0].op is transpose_
+        and x.inputs[0] not in leaves
+    ):
         rows = x.inputs[0].inputs[0]
         return Symbol(PRODUCT_OVER_TIME, (rows, x.inputs[1]), {}, x.shape, x.dtype, trace)
     if x.op is sum_ and len(x.inputs[0].shape) > 0:

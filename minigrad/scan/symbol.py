@@ -399,7 +399,7 @@ def call(op: Any, args: Sequence[Any], static: dict[str, Any]) -> Any:
             inputs.append(array)
         else:
             inputs.append(trace.capture(arg))
-    if static:
+    if static and _has_arrays(static):
         static = _slotted(static, inputs, trace)
     try:
         out = trace.node(op, inputs, static)
@@ -428,6 +428,21 @@ def constant_of(symbol: Symbol) -> Any:
     if symbol.op is CONSTANT and symbol.static["value"].__class__ in WEAK:
         return symbol.static["value"]
     return symbol
+
+
+_PLAIN = frozenset((int, float, bool, str, slice, type(None), type(Ellipsis)))
+
+
+def _has_arrays(static: dict[str, Any]) -> bool:
+    """Whether there may be arrays among static arguments."""
+    for value in static.values():
+        kind = value.__class__
+        if kind is tuple:
+            if any(part.__class__ not in _PLAIN for part in value):
+                return True
+        elif kind not in _PLAIN:
+            return True
+    return False
 
 
 def _slotted(static: dict[str, Any], inputs: list[Any], trace: Trace) -> dict[str, Any]:

@@ -63,11 +63,12 @@ class Body(NamedTuple):
 
 
 class _WithLines(list[Any]):
-    """Entries of a trace's code with the lines of the user's code that made them."""
+    """Entries of a trace's code with the lines of the user's code that made them, and captured arrays as they were."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
+        self.copies: dict[int, Any] = {}
 
     def append(self, entry: Any) -> None:
         super().append(entry)
@@ -120,6 +121,7 @@ class Trace:
         array = value.array if isinstance(value, Box) else value
         if array.__class__ is Symbol:
             return array if array.trace is self or self.literal else self.adopt(array)
+        kind = array.__class__
         key = (id(array), id(value.record) if isinstance(value, Box) else 0)
         found = self._known.get(key)
         if found is None:
@@ -135,7 +137,10 @@ class Trace:
                 found = self.leaf(CAPTURED, array.shape, array.dtype)
                 self.captured.append(found)
                 self.values.append(value)
-            self._known[key] = found
+                if isinstance(self.code, _WithLines) and isinstance(array, np.ndarray):
+                    self.code.copies[found.number] = array.copy()
+            if kind is not list:  # which may be another when it is used again
+                self._known[key] = found
         return found
 
     def adopt(self, symbol: Symbol) -> Symbol:
@@ -181,6 +186,10 @@ class Trace:
         """The user's line that made an entry of the code, or the last one."""
         lines = self.code.lines if isinstance(self.code, _WithLines) else []
         return lines[min(place, len(lines) - 1)] if lines else "an unknown line"
+
+    def copy_of(self, leaf: Symbol, value: Any) -> Any:
+        """A captured array as it was when it was captured, if the trace notes lines; else the array."""
+        return self.code.copies.get(leaf.number, value) if isinstance(self.code, _WithLines) else value
 
     def bundle(self, op: Any, inputs: Sequence[Symbol], static: dict[str, Any], forms: Sequence[Any]) -> list[Symbol]:
         """The results of an op that has several, of the given shapes and dtypes."""
