@@ -29,6 +29,10 @@ from minigrad.tape import (
 )
 
 
+LARGE = 1 << 12
+"""Elements of an array whose copy is worth avoiding."""
+
+
 class Reach(NamedTuple):
     """What a set of records depends on: `order` (oldest first, targets left out), and where that ends.
 
@@ -128,6 +132,7 @@ class Walk:
         self.targets = targets
         self.boxed = boxed
         self.needed = needed
+        self.owned: set[Record] = set()
 
     def pull_back(self, roots: Sequence[tuple[Record, Value]]) -> list[Value | None]:
         """Reverse mode: the gradient of each target (None: zero) from the cotangents of the roots."""
@@ -157,8 +162,11 @@ class Walk:
 
     def _pull_back(self, roots: Sequence[tuple[Record, Value]]) -> list[Value | None]:
         boxed, needed = self.boxed, self.needed
+        # What has no values, in a body that is being traced, is not written to.
+        arrays = [constant(value) for record, g in roots for value in (record.out, g)]
+        in_place = not boxed and not any(hasattr(array, "__minigrad_op__") for array in arrays)
         totals: dict[Record, Value] = {}
-        owned: set[Record] = set()  # whose total is a buffer of this walk, so that it may be added to in place
+        owned = self.owned = set()  # whose total is a buffer of this walk, so that it may be added to in place
         for record, g in roots:
             if needed is None or record in needed:
                 totals[record] = added(totals[record], g) if record in totals else g
@@ -170,7 +178,7 @@ class Walk:
             if needed is not None:
                 parents = [parent if parent in needed else None for parent in parents]
             slowly = boxed or record.__class__ is WatchedRecord
-            if op.pull_into is not None and (not slowly or op.structural):
+            if op.pull_into is not None and (op.structural or (in_place and not slowly)):
                 parent: Any = parents[0]
                 totals[parent] = op.pull_into(totals.get(parent), parent in owned, g, record.values, record.static)
                 owned.add(parent)
@@ -184,12 +192,14 @@ class Walk:
                     continue
                 if parent not in totals:
                     totals[parent] = gradient
+                    if gradient.size > LARGE and in_place and not slowly and getattr(op, "gives_new_arrays", False):
+                        owned.add(parent)
                 elif parent in owned:
                     total = totals[parent]
                     total += gradient
                 else:
                     totals[parent] = added(totals[parent], gradient)
-                    if not boxed:
+                    if in_place:
                         owned.add(parent)
         return [totals.get(target) for target in self.targets]
 
@@ -241,11 +251,13 @@ def backward(root: Record, g: Array, retain: bool) -> None:
     if not leaves:
         raise RuntimeError("backward() found nothing below this tensor that requires a gradient")
     needed = dependent(order, leaves) if idle else None
-    gradients = Walk(order, leaves, boxed=False, needed=needed).pull_back([(root, g)])
+    walk = Walk(order, leaves, boxed=False, needed=needed)
+    gradients = walk.pull_back([(root, g)])
     with _delivering:
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
-                leaf.grad = gradient.copy() if leaf.grad is None else added(leaf.grad, gradient)
+                own = leaf in walk.owned  # a buffer of the walk, which nobody else has
+                leaf.grad = added(leaf.grad, gradient) if leaf.grad is not None else gradient if own else gradient.copy()
     if not retain:
         for record in order:
             record.free()

@@ -1358,6 +1358,68 @@ def test_operands_of_every_kind(name):
     agree(ran(lambda: first_order(f, at, 1)), first_order(lambda at: f(at, unroll=True), at, 1))
 
 
+def inner_scan(w, q, x, **options):
+    return mg.scan(lambda c, y: mg.tanh(c * y + q * w), mg.stack([x, x * x, x]), q, **options)
+
+
+def taken_apart(q, x):
+    first, second = mg.stack([q * x, q])
+    return (first * second + q[0]).sum()
+
+
+DERIVATIVES = {
+    "many uses": lambda s, x, w: mg.grad(lambda q: (q * q + q * 3.0 + mg.tanh(q) + q * w).sum())(s) * x,
+    "parts": lambda s, x, w: mg.grad(lambda q: taken_apart(q, x * w))(s) * x,
+    "by a captured tensor": lambda s, x, w: mg.grad(lambda w: (mg.tanh(w * s) * x).sum())(w) + s,
+    "jvp": lambda s, x, w: mg.jvp(lambda q: q * q * w, (s,), (x,))[1],
+    "jacobian": lambda s, x, w: mg.jacobian(lambda q: mg.tanh(q * w))(s) @ x,
+    "hvp": lambda s, x, w: mg.hvp(lambda q: (q**3).sum() * w[0], (s,), (x,))[0],
+    "checkpoint": lambda s, x, w: mg.checkpoint(lambda q: mg.tanh(q * w) * x)(s),
+    "of an unrolled scan": lambda s, x, w: mg.grad(lambda q: inner_scan(w, q, x, unroll=True)[-1].sum())(s) * x,
+    "of a scan": lambda s, x, w: mg.grad(lambda q: inner_scan(w, q, x).sum())(s) * x,
+    "of a scan in reverse": lambda s, x, w: mg.grad(lambda q: inner_scan(w, q, x, reverse=True)[0].sum())(s) * x,
+    "of a scan, kept in part": lambda s, x, w: mg.grad(lambda q: inner_scan(w, q, x, checkpoint=2).sum())(s) * x,
+    "of a scan, by what it captures": lambda s, x, w: mg.grad(lambda w: inner_scan(w, s, x)[-1].sum())(w) * x + s,
+    "vjp of a scan": lambda s, x, w: mg.vjp(lambda q: inner_scan(w, q, x)[-1], s)[1](x)[0],
+    "jvp of a scan": lambda s, x, w: mg.jvp(lambda q: inner_scan(w, q, x)[-1], (s,), (x,))[1],
+    "hvp of a scan": lambda s, x, w: mg.hvp(lambda q: inner_scan(w, q, x).sum(), (s,), (x,))[0] + s,
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_inside_of_a_body(name):
+    def f(at, unroll=False):
+        return [mg.scan(lambda s, x: DERIVATIVES[name](s, x, at["w"]), at["x"], at["s"], unroll=unroll)]
+
+    at = {"x": X, "s": np.array([0.5, 0.25]), "w": np.array([0.4, -0.6])}
+    agree(ran(lambda: first_order(f, at, 1)), first_order(lambda at: f(at, unroll=True), at, 1))
+
+
+def changes_an_array_that_it_used(s, x):
+    mask = np.zeros(2)
+    s = s * mask  # here
+    mask[0] = 1.0
+    return s + x * mask
+
+
+def test_an_array_changed_in_place_after_its_use_is_an_error():
+    with pytest.raises(TraceError, match="changed in place") as error:
+        mg.scan(changes_an_array_that_it_used, X, np.zeros(2))
+    assert_teaches(error, changes_an_array_that_it_used)
+
+
+def changes_a_list_that_it_used(s, x):
+    factors = [0.0, 0.5]
+    s = s * factors
+    factors[0] = 1.0
+    return s + x * factors
+
+
+def test_a_list_changed_after_its_use_is_what_it_was():
+    got = ran(lambda: mg.scan(changes_a_list_that_it_used, X, np.ones(2)))
+    same(got, mg.scan(changes_a_list_that_it_used, X, np.ones(2), unroll=True))
+
+
 def test_what_a_traced_tensor_prints():
     seen = []
 

@@ -83,6 +83,7 @@ class CompiledScan:
     name = "scan"
     pull_into: Callable[..., Any] | None = None
     structural = False
+    gives_new_arrays = True  # gradients that nobody else holds: a walk may add to them in place
 
     def __init__(
         self,
@@ -266,7 +267,12 @@ class CompiledScan:
             for s in body.stacked
         ]
         forms += [(s.shape, s.dtype) for s in body.summed]
-        return [Box.new(out) for out in trace.bundle(self, symbols, {"steps": steps, "rows": rows}, forms)]
+        outs = trace.bundle(self, symbols, {"steps": steps, "rows": rows}, forms)
+        make = recorder.get()
+        parents = [trace.parent(value) for value in inputs]  # of a derivative that is taken inside of the body
+        if make is None or not any(parents):
+            return [Box.new(out) for out in outs]
+        return list(unbundle(make(self, symbols, parents, {"steps": steps, "rows": rows}, tuple(outs), None)))
 
     def on_arrays(self, *arrays: Array, steps: int, rows: Rows | None) -> list[Array]:
         """A run that nobody differentiates, as a step of another program."""

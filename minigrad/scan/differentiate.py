@@ -24,7 +24,9 @@ class _SumOverTime(Op):
         return (g,)
 
     def push(self, tangents: Any, out: Any, values: Any, static: Any) -> Any:
-        return tangents[0].trace.node(self, [tangents[0]], {})
+        trace = current.get()
+        assert trace is not None  # noqa: S101  # tangents are traced
+        return trace.node(self, [tangents[0]], {})
 
 
 def _forward(xp: Any, x: Any) -> Any:

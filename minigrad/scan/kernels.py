@@ -63,11 +63,19 @@ def _fits(group: Sequence[Call], line: Call) -> bool:
     """Whether a call can be done by the kernel of others: element by element, none reads what another writes."""
     if group[0].indent != line.indent or group[0].steps[0][2].shape != line.steps[0][2].shape:
         return False
+    if not line.indent and _over_time(group[0]) != _over_time(line):
+        return False
     calls = [*group, line]
     written = [destination for c in calls for _, _, destination in c.steps]
     touched = [*written, *(operand for c in calls for _, operands, _ in c.steps for operand in operands)]
     one_step = bool(line.indent)
     return not any(_partly(a, b, one_step) for a in written for b in touched)
+
+
+def _over_time(line: Call) -> bool:
+    """Whether a call writes all steps of a value."""
+    place = line.steps[0][2].place
+    return place is not None and bool(place.buffer.lead)
 
 
 def _partly(a: Located, b: Located, one_step: bool) -> bool:

@@ -45,13 +45,13 @@ def name_values(problem: Problem, trace: Trace, body: Body, local: LocalNames) -
     _name_captured(problem.fn, trace, local)
     leaves = set(body.leaves)
     given = set(leaves)
-    order = [node for node in order_of(body.results, body.leaves) if node.trace is trace]
+    order = [node for node in order_of(body.results, body.leaves) if node.trace is trace.token]
     for node in order:
         node.name = node.name or local.name_of(node)
         if node.name:
             given.add(node)
     for old, new in zip(body.carry, body.next, strict=True):
-        if new.trace is trace and new not in leaves and (new not in given or new.name == old.name):
+        if new.trace is trace.token and new not in leaves and (new not in given or new.name == old.name):
             new.name = f"{old.name}_next"
             given.add(new)
     name_by_inputs(order)

@@ -388,13 +388,11 @@ def call(op: Any, args: Sequence[Any], static: dict[str, Any]) -> Any:
         array: Any = arg
         if isinstance(arg, Box):
             boxed, array = True, arg.array
-            record = arg.record
-            if record is not None and (record.number > trace.started or record.out.__class__ is Symbol):
-                # a derivative taken inside of the body
+            if arg.record is not None and (parent := trace.parent(arg)) is not None:
                 parents = parents or [None] * len(args)
-                parents[place] = record
+                parents[place] = parent
         if array.__class__ is Symbol:
-            inputs.append(array if array.trace is trace or trace.literal else trace.adopt(array))
+            inputs.append(array if array.trace is trace.token or trace.literal else trace.adopt(arg))
         elif array.__class__ in WEAK:
             inputs.append(array)
         else:
@@ -448,40 +446,43 @@ def _has_arrays(static: dict[str, Any]) -> bool:
 def _slotted(static: dict[str, Any], inputs: list[Any], trace: Trace) -> dict[str, Any]:
     """Static arguments with the arrays in them moved to the inputs."""
 
-    def moved(value: Any) -> Any:
-        if value.__class__ is tuple:
-            return tuple([moved(part) for part in value])
-        if value.__class__ is Symbol or isinstance(value, Box) or (hasattr(value, "dtype") and hasattr(value, "shape")):
-            array = value.array if isinstance(value, Box) else value
-            if array.__class__ is not Symbol:
-                array = trace.capture(array)
-            elif array.trace is not trace and not trace.literal:
-                array = trace.adopt(array)
-            inputs.append(array)
-            return Slot(len(inputs) - 1)
-        return value
+    return {key: _moved(value, inputs, trace) for key, value in static.items()}
 
-    return {key: moved(value) for key, value in static.items()}
+
+def _moved(value: Any, inputs: list[Any], trace: Trace) -> Any:
+    if value.__class__ is tuple:
+        return tuple([_moved(part, inputs, trace) for part in value])
+    if value.__class__ is Symbol or isinstance(value, Box) or (hasattr(value, "dtype") and hasattr(value, "shape")):
+        array = value.array if isinstance(value, Box) else value
+        if array.__class__ is not Symbol:
+            array = trace.capture(array)
+        elif array.trace is not trace.token and not trace.literal:
+            array = trace.adopt(array)
+        inputs.append(array)
+        return Slot(len(inputs) - 1)
+    return value
 
 
 def filled(static: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
     """Static arguments with values in the place of slots."""
 
-    def fill(value: Any) -> Any:
-        if value.__class__ is Slot:
-            return values[value.place]
-        return tuple([fill(part) for part in value]) if value.__class__ is tuple else value
+    return {key: _filled(value, values) for key, value in static.items()} if static else static
 
-    return {key: fill(value) for key, value in static.items()} if static else static
+
+def _filled(value: Any, values: Sequence[Any]) -> Any:
+    if value.__class__ is Slot:
+        return values[value.place]
+    return tuple([_filled(part, values) for part in value]) if value.__class__ is tuple else value
 
 
 def slots(static: dict[str, Any]) -> int:
     """How many slots there are in static arguments."""
 
-    def count(value: Any) -> int:
-        return 1 if value.__class__ is Slot else sum(map(count, value)) if value.__class__ is tuple else 0
+    return sum([_slots_in(value) for value in static.values()])
 
-    return sum(map(count, static.values()))
+
+def _slots_in(value: Any) -> int:
+    return 1 if value.__class__ is Slot else sum(map(_slots_in, value)) if value.__class__ is tuple else 0
 
 
 # ---- shapes --------------------------------------------------------------------------------------------------------

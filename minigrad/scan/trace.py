@@ -85,6 +85,7 @@ class Trace:
         self, backend: Backend, outer: Trace | None = None, literal: bool = False, lines: bool = False
     ) -> None:
         self.backend = backend
+        self.token = object()  # what its symbols know of it: they must not keep it alive
         self.outer = outer
         self.literal = literal
         self.started = next_number()
@@ -99,7 +100,7 @@ class Trace:
 
     def leaf(self, kind: Kind, shape: Sequence[int], dtype: np.dtype[Any], **static: Any) -> Symbol:
         """A leaf of the body."""
-        symbol = Symbol(kind, (), static, tuple(shape), dtype, self, len(self.code))
+        symbol = Symbol(kind, (), static, tuple(shape), dtype, self.token, len(self.code))
         self.code.append((kind, symbol.shape, dtype.char))
         return symbol
 
@@ -120,7 +121,7 @@ class Trace:
         """The leaf for an array or Tensor from outside; the same for the same one."""
         array = value.array if isinstance(value, Box) else value
         if array.__class__ is Symbol:
-            return array if array.trace is self or self.literal else self.adopt(array)
+            return array if array.trace is self.token or self.literal else self.adopt(value)
         kind = array.__class__
         key = (id(array), id(value.record) if isinstance(value, Box) else 0)
         found = self._known.get(key)
@@ -143,19 +144,27 @@ class Trace:
                 self._known[key] = found
         return found
 
-    def adopt(self, symbol: Symbol) -> Symbol:
-        """The leaf for a symbol of a scan around this one."""
-        found = self._known.get(symbol)
+    def adopt(self, value: Any) -> Symbol:
+        """The leaf for a symbol of a scan around this one, or a Tensor of one, which a derivative there may want."""
+        symbol, record = (value.array, value.record) if isinstance(value, Box) else (value, None)
+        found = self._known.get((symbol, record))
         if found is None:
             outer = self.outer
-            while outer is not None and outer is not symbol.trace:
+            while outer is not None and outer.token is not symbol.trace:
                 outer = outer.outer
             if outer is None:
                 raise used_after()
-            found = self._known[symbol] = self.leaf(CAPTURED, symbol.shape, symbol.dtype)
+            found = self._known[symbol, record] = self.leaf(CAPTURED, symbol.shape, symbol.dtype)
             self.captured.append(found)
-            self.values.append(symbol)
+            self.values.append(value)
         return found
+
+    def parent(self, value: Value) -> Record | None:
+        """The record of a value, if a derivative that is taken inside of the body (or one around it) may want it."""
+        record: Record | None = value.record if isinstance(value, Box) else None
+        if record is None or record.number > self.started or record.out.__class__ is Symbol:
+            return record
+        return None
 
     def draw(self, make: Callable[[tuple[int, ...]], Any], example: Any) -> Symbol:
         """A leaf whose value at each step is `make(path)`, the path being the step's (see `random`)."""
@@ -174,7 +183,7 @@ class Trace:
             if number.__class__ is not Symbol:
                 symbols = self._without_numbers(op, inputs, dtype)
                 break
-        symbol = Symbol(op, tuple(symbols), static, shape, dtype, self, len(self.code))
+        symbol = Symbol(op, tuple(symbols), static, shape, dtype, self.token, len(self.code))
         self.code.append((op, *[i.number for i in symbols], key))
         return symbol
 
@@ -193,11 +202,11 @@ class Trace:
 
     def bundle(self, op: Any, inputs: Sequence[Symbol], static: dict[str, Any], forms: Sequence[Any]) -> list[Symbol]:
         """The results of an op that has several, of the given shapes and dtypes."""
-        whole = Symbol(op, tuple(inputs), static, (), np.dtype("float64"), self, len(self.code))
+        whole = Symbol(op, tuple(inputs), static, (), np.dtype("float64"), self.token, len(self.code))
         self.code.append((op, *[i.number for i in inputs], frozen(static)))
         picked = []
         for place, (shape, dtype) in enumerate(forms):
-            picked.append(Symbol(PICKED, (whole,), {"place": place}, shape, dtype, self, len(self.code)))
+            picked.append(Symbol(PICKED, (whole,), {"place": place}, shape, dtype, self.token, len(self.code)))
             self.code.append((PICKED, whole.number, place))
         if self.recorded and recorder.get() is None:
             return [self.stopped(symbol) for symbol in picked]
@@ -226,7 +235,7 @@ class Trace:
     def symbol_of(self, value: Value) -> Symbol:
         """The node behind a value that the body returned."""
         array = value.array if isinstance(value, Box) else value
-        return array if array.__class__ is Symbol and array.trace is self else self.capture(value)
+        return array if array.__class__ is Symbol and array.trace is self.token else self.capture(value)
 
 
 def frozen(value: Any) -> Any:
