@@ -48,7 +48,9 @@ class NumpyBackend:
     def scatter_add(self, shape: tuple[int, ...], dtype: Any, index: Any, values: Any) -> np.ndarray:
         """Return zeros of `shape` with `values` added at `index`; where an index repeats, they add up."""
         out = np.zeros(shape, dtype)
-        if may_repeat(index):
+        if _is_table(index, out, values):
+            _add_rows(out, index[0], values)
+        elif may_repeat(index):
             np.add.at(out, index, values)
         else:
             out[index] = values
@@ -105,6 +107,28 @@ def may_repeat(index: Any) -> bool:
             if array.dtype.kind in "iu" and array.size > 1:
                 return True
     return False
+
+
+def _is_table(index: Any, out: np.ndarray, values: Any) -> bool:
+    """Return whether whole rows of `out` are added to, by one array of their numbers."""
+    if not (isinstance(index, tuple) and len(index) == 1 and isinstance(index[0], np.ndarray)):
+        return False
+    rows = index[0]
+    wide = rows.dtype.kind in "iu" and rows.size > 1 and out.ndim > 1 and out.size > 0
+    return wide and np.shape(values) == (*rows.shape, *out.shape[1:])
+
+
+def _add_rows(out: np.ndarray, index: np.ndarray, values: np.ndarray) -> None:
+    """Add rows that are brought in order first: several times faster than `numpy.add.at`."""
+    numbers = index.ravel()
+    if numbers.min() < -len(out) or numbers.max() >= len(out):
+        raise IndexError(f"an index lies outside of {len(out)} rows")
+    numbers = np.where(numbers < 0, numbers + len(out), numbers)
+    order = np.argsort(numbers, kind="stable")
+    numbers = numbers[order]
+    starts = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1]]))
+    rows = values.reshape(len(numbers), -1)[order]
+    out.reshape(len(out), -1)[numbers[starts]] = np.add.reduceat(rows, starts, axis=0)
 
 
 backend = NumpyBackend()

@@ -28,7 +28,6 @@ from minigrad.tape import (
     scoped,
 )
 
-
 LARGE = 1 << 12
 """Elements of an array whose copy is worth avoiding."""
 
@@ -183,6 +182,7 @@ class Walk:
                 totals[parent] = op.pull_into(totals.get(parent), parent in owned, g, record.values, record.static)
                 owned.add(parent)
                 continue
+            gradients: Sequence[Any]
             if slowly:
                 gradients = self._pull_slowly(record, g, parents)
             else:
@@ -256,8 +256,10 @@ def backward(root: Record, g: Array, retain: bool) -> None:
     with _delivering:
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
-                own = leaf in walk.owned  # a buffer of the walk, which nobody else has
-                leaf.grad = added(leaf.grad, gradient) if leaf.grad is not None else gradient if own else gradient.copy()
+                if leaf.grad is not None:
+                    leaf.grad = added(leaf.grad, gradient)
+                else:  # nobody else has what the walk owns
+                    leaf.grad = gradient if leaf in walk.owned else gradient.copy()
     if not retain:
         for record in order:
             record.free()

@@ -179,7 +179,9 @@ def prod(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
         count -= half
     if count == 0:
         factors = sum_(factors, axis=(last,), keepdims=True) + 1
-    return reshape_(factors, shape=tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes))
+    return reshape_(
+        factors, shape=tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes)
+    )
 
 
 @primitive(linear="each")

@@ -8,8 +8,12 @@ A call, in the order in which the rooms are passed:
 - `rows`: with lengths, the proof that rows do not meet, and their packing.
 - `compiled`: the op that stands on the tape; it asks for programs as they are needed, in training and in inference.
 - `rewrite`, `differentiate`: a body is made cheaper, differentiated into a body with time reversed, made cheaper again.
-- `distribute`, `plan`, `emit`, `kernels`: what stays in the loop; which buffer holds what, with a proof; the source.
-- `program`, `run`: the source, compiled, in its frames of buffers. `interpret` does a body step by step, for the tape.
+- `canonical`, `distribute`: a body gets a place for each result, and is taken apart: what stays in a loop?
+- `places`, `plan`, `verify`: which buffer holds what, and the proof that no value is lost.
+- `text`, `variables`, `calls`, `sums`, `timeloop`, `emit`: the source, from its names to the whole. `kernels` joins
+  neighbouring elementwise calls, for backends that want it.
+- `namespace`, `program`, `run`: what the source calls; the source, compiled, in its frames of buffers. `interpret` does
+  a body step by step, for the tape.
 """
 
 from minigrad.scan.api import scan

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from minigrad.backend import Backend, backend_of
+from minigrad.backend import Backend
 from minigrad.hold import hold
 from minigrad.ops.indexing import getitem_
 from minigrad.ops.op import is_abstract, zeros_like
@@ -91,14 +91,11 @@ class CompiledScan:
         backend: Backend,
         reverse: bool,
         alignment: Alignment | None = None,
-        names: dict[Symbol, str] | None = None,
     ) -> None:
         self.alignment = alignment
         self.body = body
         self.backend = backend
         self.reverse = reverse
-        self.names = names or {}
-        self.alive: Any = None  # what the body's symbols stand for must not be made anew meanwhile
         self._inference: Program | None = None
         self._training: dict[Places, Training] = {}
         self._scans: dict[Any, Any] = {}
@@ -124,6 +121,7 @@ class CompiledScan:
             return found
 
     def _trained(self, wanted: Places) -> Training:
+        """Compile what `training` gives."""
         body = rewrite.forward(self.body, self.backend)
         once = once_nodes(order_of(body.results, body.leaves), body.captured)
         given = [i for i, s in enumerate(body.stacked) if s.dtype.kind == "f"]
@@ -171,8 +169,9 @@ class CompiledScan:
     def _program(
         self, body: Body, wishes: list[str], reverse: bool, title: str, alignment: Alignment | None
     ) -> Program:
+        """Compile a body."""
         Counters.compilations += 1
-        source = emit(body, body.captured, reverse, wishes, self.names, alignment, hasattr(self.backend, "elementwise"))
+        source = emit(body, reverse, wishes, alignment, hasattr(self.backend, "elementwise"))
         return Program(source, self.backend, title)
 
     # ---- running ---------------------------------------------------------------------------------------------------
@@ -188,7 +187,10 @@ class CompiledScan:
             return self._as_node(inputs, steps, rows)
         arrays = [constant(value) for value in inputs]
         make = recorder.get()
-        parents = [value.record if isinstance(value, Box) and value.dtype.kind == "f" else None for value in inputs]
+        parents = [
+            value.record if isinstance(value, Box) and array.dtype.kind == "f" else None
+            for value, array in zip(inputs, arrays, strict=True)
+        ]
         if make is None or not any(parents):
             return [Box.new(array) for array in self._infer(arrays, steps, rows)]
         training = self.training(frozenset(i for i, parent in enumerate(parents) if parent is not None))
@@ -235,10 +237,8 @@ class CompiledScan:
                 states.append(carry)
             n, some = chunk.stop - chunk.start, None if rows is None else rows.part(chunk)
             frame = program.frame(n, some)
-            carry, sums = program.run(
-                n, carry, self._cut(elems, chunk, rows), captured, frame, program.part(whole, chunk, rows),
-                *([] if some is None else [some]),
-            )  # fmt: skip
+            xs, results = self._cut(elems, chunk, rows), program.part(whole, chunk, rows)
+            carry, sums = program.run(n, carry, xs, captured, frame, results, some)
             totals = sums if totals is None else [added(a, b) for a, b in zip(totals, sums, strict=True)]
             program.give_back(n, frame, some)
         stacks = [program.stack(i, self.reverse, None, whole) for i in range(len(self.body.stacked))]
@@ -251,6 +251,7 @@ class CompiledScan:
         return [x[rows.packed(chunk) if flag else chunk] for x, flag in zip(elems, self.alignment.elems, strict=True)]
 
     def _apart(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        """Values for the leaves of the body as those of carry, elems and captured."""
         a, b = len(self.body.carry), len(self.body.carry) + len(self.body.elems)
         return values[:a], values[a:b], values[b : b + len(self.body.captured)]
 
@@ -313,7 +314,7 @@ class CompiledScan:
         first = count + len(body.stacked)
         summed = [self._cotangent(g, first + i, s) for i, s in enumerate(body.summed)]
         cotangents = [g[count + i] for i in given]
-        start, elems, captured = self._apart(arrays)
+        _, elems, captured = self._apart(arrays)
         if isinstance(saved, Saved):
             with saved.lock:
                 residuals = training.residuals_in(saved.frame, saved.fresh, self.reverse)
@@ -354,11 +355,13 @@ class CompiledScan:
         return uses(run, record, argnum)
 
     def _cotangent(self, g: dict[int, Any], place: int, like: Symbol) -> Any:
+        """A cotangent, or zeros for a result that nobody used."""
         return g[place] if place in g else self.backend.xp.zeros(like.shape, dtype=like.dtype)
 
     def _by_place(
         self, derivative: Derivative, finals: Sequence[Any], stacks: Sequence[Any], sums: Sequence[Any]
     ) -> dict[int, Any]:
+        """What a derivative gives, by the place of the input."""
         count = len(self.body.carry)
         gradients = dict(zip(derivative.active, finals, strict=True))
         gradients |= {count + i: stack for i, stack in zip(derivative.elems, stacks, strict=True)}
@@ -415,6 +418,7 @@ class CompiledScan:
         return {i: gradient if boxed else constant(gradient) for i, gradient in zip(places, gradients, strict=True)}
 
     def _masked_scan(self) -> CompiledScan:
+        """The scan over padded rows that copies the states of rows that are over."""
         with self._lock:
             if "masked" not in self._scans:
                 body = masked(self.body, self.backend)
@@ -509,6 +513,3 @@ def _residuals(body: Body, derivative: Derivative, once: set[Symbol]) -> list[Sy
         else:
             stack += symbol.inputs
     return list(found)
-
-
-__all__ = ["CompiledScan", "Counters", "backend_of"]

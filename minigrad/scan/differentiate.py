@@ -237,15 +237,3 @@ def push_forward(body: Body, given: frozenset[int], backend: Backend, with_care:
     )
     carry, elems, captured = places
     return Tangent(whole, carry, elems, captured, stacked, summed)
-
-
-__all__ = [
-    "CONSTANT",
-    "SUM_OVER_TIME",
-    "Derivative",
-    "Tangent",
-    "active_carry",
-    "differentiate",
-    "has_rules",
-    "push_forward",
-]

@@ -45,7 +45,6 @@ class Stages(NamedTuple):
     stages: list[Stage]
     place: dict[Symbol, str]  # "once", "batch", "loop", "final"
     loop: dict[Symbol, int]  # nodes and carry leaves that live in the loop of a stage
-    shifted: list[int]  # states on no cycle: the stack of what they become, one step later
 
 
 def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None = None) -> Stages:
@@ -58,9 +57,9 @@ def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None =
     components = _components(steps, next_of, rows.before if rows else {})
     same = once | set(once_leaves)
     if rows is None:
-        alone = {node for node in steps if not batchable(node, same)} | _too_large(order, steps, once)
+        alone = {node for node in steps if not batchable(node, same)} | _too_large(order, steps)
     else:
-        alone = {node for node in steps if not packable(node, same, rows)} | _too_large(order, steps, once)
+        alone = {node for node in steps if not packable(node, same, rows)} | _too_large(order, steps)
     units: list[_Unit] = []
     unit_of: dict[Symbol, _Unit] = {}
     for members in components:  # what a component depends on comes before it
@@ -87,13 +86,12 @@ def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None =
         stages.append(Stage("batch", [node for node in batch if node not in tiled], []))
         stages.append(Stage("batch", [node for node in batch if node in tiled], [], tiled=True))
         stages = [stage for stage in stages if stage.nodes]
-        for members in [*loops, mapped] if mapped else loops:
-            loop |= dict.fromkeys(members, len(stages))
-            carry = [i for i, leaf in enumerate(body.carry) if leaf in members]
-            stages.append(Stage("loop", _products_last([node for node in steps if node in members]), carry))
+        for inside in [*loops, mapped] if mapped else loops:
+            loop |= dict.fromkeys(inside, len(stages))
+            carry = [i for i, leaf in enumerate(body.carry) if leaf in inside]
+            stages.append(Stage("loop", _products_last([node for node in steps if node in inside]), carry))
     stages.append(Stage("final", [node for node in order if node in final], []))
-    shifted = [i for i, leaf in enumerate(body.carry) if leaf in unit_of and unit_of[leaf].kind == "batch"]
-    return Stages(stages, place, loop, shifted)
+    return Stages(stages, place, loop)
 
 
 def _products_last(nodes: Sequence[Symbol]) -> list[Symbol]:
@@ -200,10 +198,10 @@ def _components(
     open_: set[Symbol] = set()
     stack: list[Symbol] = []
     components: list[list[Symbol]] = []
-    for root in edges:
+    for root, needed in edges.items():
         if root in index:
             continue
-        work = [(root, iter(edges[root]))]
+        work = [(root, iter(needed))]
         index[root] = low[root] = len(index)
         stack.append(root)
         open_.add(root)
@@ -223,7 +221,7 @@ def _components(
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[symbol])
                 if low[symbol] == index[symbol]:
-                    members = []
+                    members: list[Symbol] = []
                     while not members or members[-1] is not symbol:
                         members.append(stack.pop())
                     open_.difference_update(members)
@@ -244,7 +242,7 @@ def cycles(body: Body, order: Sequence[Symbol], once: set[Symbol]) -> dict[Symbo
 
 
 class Contraction:
-    """An op that sums over time as it goes, `rule` says how; see `reduce`."""
+    """An op that sums over time as it goes; see `sums`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -317,7 +315,7 @@ def index_rule(node: Symbol, once: set[Symbol]) -> str | None:
     return None
 
 
-def _too_large(order: Sequence[Symbol], steps: Sequence[Symbol], once: set[Symbol]) -> set[Symbol]:
+def _too_large(order: Sequence[Symbol], steps: Sequence[Symbol]) -> set[Symbol]:
     """Terms of a sum over time that are much larger than what they are made of: added up step by step."""
     inside = set(steps)
     readers: dict[Symbol, int] = {}

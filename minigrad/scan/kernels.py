@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from minigrad.backend import ElementwiseRun
-from minigrad.scan.plan import Place, overlap
+from minigrad.scan.places import Place, overlap
 
 
 class Located(NamedTuple):
@@ -63,7 +63,7 @@ def _fits(group: Sequence[Call], line: Call) -> bool:
     """Whether a call can be done by the kernel of others: element by element, none reads what another writes."""
     if group[0].indent != line.indent or group[0].steps[0][2].shape != line.steps[0][2].shape:
         return False
-    if not line.indent and _over_time(group[0]) != _over_time(line):
+    if not line.indent and _stack(group[0]) != _stack(line):
         return False
     calls = [*group, line]
     written = [destination for c in calls for _, _, destination in c.steps]
@@ -72,10 +72,10 @@ def _fits(group: Sequence[Call], line: Call) -> bool:
     return not any(_partly(a, b, one_step) for a in written for b in touched)
 
 
-def _over_time(line: Call) -> bool:
-    """Whether a call writes all steps of a value."""
+def _stack(line: Call) -> str:
+    """Whether a call writes all steps of a value ("T"), the rows of all ("N"), or one value ("")."""
     place = line.steps[0][2].place
-    return place is not None and bool(place.buffer.lead)
+    return "" if place is None else place.buffer.lead.removesuffix(" + 1")
 
 
 def _partly(a: Located, b: Located, one_step: bool) -> bool:
@@ -90,6 +90,7 @@ def _partly(a: Located, b: Located, one_step: bool) -> bool:
 
 
 def _kernel(group: Sequence[Call], const: Callable[[Any, str], str]) -> str:
+    """The call of one kernel in the place of a group."""
     arrays: dict[str, int] = {}
     steps = []
     for line in group:

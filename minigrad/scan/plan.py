@@ -1,17 +1,14 @@
-"""Where every value of a program is kept, with as few buffers as possible, and the proof that none is lost.
+"""Where every value of a program is kept, with as few buffers as possible.
 
 A value that the loop makes and only the same step reads stands in a buffer that every step uses again; what is read
 outside of its loop, or kept for backward, stands in a stack over time. A buffer whose value nobody reads any more is
 taken over by the next value of its form, if possible in place; pieces of a concatenation are computed where they
-belong. `verify` replays two steps and asserts that each read finds the value that it names.
+belong. `verify` proves that none is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Sequence
 
 from minigrad.ops.indexing import getitem_
 from minigrad.ops.linalg import matmul
@@ -19,9 +16,11 @@ from minigrad.ops.op import REGISTRY, Primitive
 from minigrad.ops.reductions import sum_
 from minigrad.ops.shape import concatenate_, reshape_
 from minigrad.ops.where import where_
+from minigrad.scan.canonical import frozen_states
 from minigrad.scan.differentiate import SUM_OVER_TIME
 from minigrad.scan.distribute import COPY, Packing, Stages, is_ufunc, is_view
-from minigrad.scan.symbol import CONSTANT, STOP, Slot, Symbol
+from minigrad.scan.places import Buffer, Columns, Place, last_columns, overlap, pieces, region_shape
+from minigrad.scan.symbol import CONSTANT, STOP, Symbol
 from minigrad.scan.trace import Body
 
 Event = tuple[int, int]
@@ -30,44 +29,14 @@ Event = tuple[int, int]
 FOREVER: Event = (1 << 30, 0)
 
 
-class Buffer:
-    """A place for values: a stack if `lead` is "T", "T + 1" or "N" (packed rows), else one array.
-
-    `kind` is "frame" or "fresh".
-    """
-
-    def __init__(self, lead: str, shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, owner: Symbol) -> None:
-        self.lead = lead
-        self.shape = shape
-        self.dtype = dtype
-        self.kind = kind
-        self.owner = owner
-        self.name = ""
-
-    @property
-    def over_time(self) -> bool:
-        """Whether there is an axis of time before those of one step; packed rows have none."""
-        return self.lead in ("T", "T + 1")
-
-
-class Place(NamedTuple):
-    """Where a value is: part "all", "before" or "after" of a stack, and there only `columns`, if they are given."""
-
-    buffer: Buffer
-    part: str = "all"
-    columns: tuple[int, int, int] | None = None  # axis, start, stop
-
-
 class Plan:
     """The places of a body's values. `scratch` are the states without stack, `direct` those made in their place."""
 
-    def __init__(
-        self, body: Body, stages: Stages, wanted: Sequence[str], frozen: set[Symbol], packing: Packing | None = None
-    ) -> None:
+    def __init__(self, body: Body, stages: Stages, wanted: Sequence[str], packing: Packing | None = None) -> None:
         self.packing = packing
         self.body = body
         self.stages = stages
-        self.frozen = frozen
+        self.frozen = frozen_states(body)
         self.place: dict[Symbol, Place] = {}
         self.carry_place: dict[Symbol, Place] = {}
         self.scratch: set[int] = set()
@@ -90,7 +59,6 @@ class Plan:
         self._place_nodes()
         self._states_in_place()
         self._reuse()
-        verify(self)
 
     def buffers(self) -> list[Buffer]:
         """All buffers in use."""
@@ -130,6 +98,7 @@ class Plan:
     # ---- first a place for each ------------------------------------------------------------------------------------
 
     def _place_states(self) -> None:
+        """Stacks for the states that something outside of their loop reads, one buffer each for the others."""
         for i, (leaf, new) in enumerate(zip(self.body.carry, self.body.next, strict=True)):
             if leaf in self.frozen:
                 continue
@@ -143,6 +112,7 @@ class Plan:
             self.place[new] = Place(buffer, "after")
 
     def _place_nodes(self) -> None:
+        """A place for each value that is computed into one."""
         for node in self.body.stacked:
             if node not in self.place and node not in self.carry_place:
                 kind = "fresh" if node in self.fresh else "frame"
@@ -172,6 +142,7 @@ class Plan:
         )
 
     def _lead(self, node: Symbol) -> str:
+        """What stands before the shape of one step in a stack of a node."""
         return "N" if self.packing and node in self.packing.aligned else "T"
 
     def _place_pieces(self, node: Symbol) -> None:
@@ -196,6 +167,7 @@ class Plan:
     # ---- then as few as possible -----------------------------------------------------------------------------------
 
     def _reuse(self) -> None:
+        """Let values move into buffers that are vacant when they are made."""
         self.last: dict[Symbol, Event] = {}
         for node in reversed(self.order):
             if node in self.place:
@@ -203,34 +175,33 @@ class Plan:
         occupants: dict[Buffer, list[Symbol]] = {}
         own = {place.buffer.owner: place.buffer for place in self.place.values() if place.part == "all"}
         for node in self.order:
-            place = self.place.get(node)
-            if place is None:
+            if node not in self.place:
                 continue
-            buffer = place.buffer
-            if buffer.owner is node and own.get(node) is buffer and buffer.kind == "frame" and self._movable(node):
-                target = self._vacant(node, occupants)
-                if target is not None:
-                    self.place[node] = target
-                    if node.op is concatenate_:
-                        for piece, columns in pieces(node):
-                            mine = self.place.get(piece)
-                            if mine is not None and mine.buffer is buffer:
-                                self.place[piece] = target._replace(columns=columns)
-            elif place.columns is not None and buffer.owner not in self.leaves:
-                joined = buffer.owner  # a piece: the concatenation finds its buffer before its first piece is made
-                if joined.op is concatenate_ and self.place[joined].buffer is buffer and joined in own:
-                    target = self._vacant(joined, occupants) if buffer.kind == "frame" else None
-                    own.pop(joined)
-                    if target is not None:
-                        self.place[joined] = target
-                        for piece, columns in pieces(joined):
-                            mine = self.place.get(piece)
-                            if mine is not None and mine.buffer is buffer:
-                                self.place[piece] = target._replace(columns=columns)
+            place = self.place[node]
+            owner = place.buffer.owner
+            unsettled = owner not in self.leaves and owner in own and self.place[owner].buffer is place.buffer
+            if owner is node and unsettled and self._movable(node):
+                self._settle(node, occupants)
+            elif place.columns is not None and unsettled and owner.op is concatenate_:
+                own.pop(owner)  # a concatenation finds its buffer before its first piece is made
+                self._settle(owner, occupants)
             own.pop(node, None)
             occupants.setdefault(self.place[node].buffer, []).append(node)
 
+    def _settle(self, node: Symbol, occupants: dict[Buffer, list[Symbol]]) -> None:
+        """Move a node, with the pieces that are computed into it, to a buffer that is vacant, if there is one."""
+        buffer = self.place[node].buffer
+        target = self._vacant(node, occupants) if buffer.kind == "frame" else None
+        if target is None:
+            return
+        self.place[node] = target
+        if node.op is concatenate_:
+            for piece, columns in pieces(node):
+                if piece in self.place and self.place[piece].buffer is buffer:
+                    self.place[piece] = target._replace(columns=columns)
+
     def _movable(self, node: Symbol) -> bool:
+        """Whether a node may be computed into another buffer than its own."""
         return self.stages.place[node] in ("batch", "loop") and writes_in_place(node)
 
     def _last_read(self, node: Symbol) -> Event:
@@ -250,7 +221,7 @@ class Plan:
                 last = max(last, (stage, 1 << 29))  # handed on at the end of the step
         return last
 
-    def _last_read_of(self, node: Symbol, columns: tuple[int, int, int] | None) -> Event:
+    def _last_read_of(self, node: Symbol, columns: Columns | None) -> Event:
         """When some columns of a node's value are read for the last time."""
         if (
             columns is None
@@ -299,9 +270,10 @@ class Plan:
         return None
 
     def _may_take(self, node: Symbol, place: Place, residents: Sequence[Symbol]) -> bool:
-        writes = [(node, place.columns)]
+        """Whether all that is written with a node comes after the last reads of what is there."""
+        writes: list[tuple[Symbol, Columns | None]] = [(node, place.columns)]
         if node.op is concatenate_:
-            placed = [
+            placed: list[tuple[Symbol, Columns | None]] = [
                 (p, c) for p, c in pieces(node) if p in self.place and self.place[p].buffer is self.place[node].buffer
             ]
             writes = [*placed, *writes] if len(placed) < len(node.inputs) else placed
@@ -310,6 +282,8 @@ class Plan:
             for resident in residents:
                 if not overlap(columns, self.place[resident].columns):
                     continue
+                if columns is not None and resident.op is concatenate_ and resident.static["axis"] != columns[0]:
+                    return False  # its pieces lie across these columns
                 if self._last_read_of(resident, columns) > when:
                     return False
             for i in writer.inputs:
@@ -374,169 +348,3 @@ def writes_in_place(node: Symbol) -> bool:
         return True
     foreign = isinstance(node.op, Primitive) and REGISTRY.get(node.op.name) is not node.op
     return foreign or node.op.name in ("zeros_like", "ones_like")
-
-
-def pieces(node: Symbol) -> list[tuple[Symbol, tuple[int, int, int]]]:
-    """The pieces of a concatenation, and the columns that they fill."""
-    axis, start, found = node.static["axis"], 0, []
-    for piece in node.inputs:
-        stop = start + piece.shape[axis]
-        found.append((piece, (axis, start, stop)))
-        start = stop
-    return found
-
-
-def overlap(a: tuple[int, int, int] | None, b: tuple[int, int, int] | None) -> bool:
-    """Whether two sets of columns share some."""
-    return a is None or b is None or a[0] != b[0] or (a[1] < b[2] and b[1] < a[2])
-
-
-def region_shape(place: Place) -> tuple[int, ...]:
-    """The shape of one step's value at a place."""
-    if place.columns is None:
-        return place.buffer.shape
-    axis, start, stop = place.columns
-    shape = list(place.buffer.shape)
-    shape[axis] = stop - start
-    return tuple(shape)
-
-
-def last_columns(node: Symbol) -> tuple[int, int, int] | None:
-    """The columns that a slice takes, if it is one of the last axis alone."""
-    parts, shape = node.static["index"], node.inputs[0].shape
-    if not shape or any(
-        p is None or (p.__class__ is not slice and p is not Ellipsis) or p.__class__ is Slot for p in parts
-    ):
-        return None
-    at = next((i for i, p in enumerate(parts) if p is Ellipsis), len(parts))
-    fill = (slice(None),) * (len(shape) - len([p for p in parts if p is not Ellipsis]))
-    parts = parts[:at] + fill + parts[at + 1 :]
-    bounds = [p.indices(n) for p, n in zip(parts, shape, strict=True)]
-    if any(step != 1 for *_, step in bounds):
-        return None
-    if any((a, b) != (0, n) for (a, b, _), n in zip(bounds[:-1], shape[:-1], strict=True)):
-        return None
-    start, stop, _ = bounds[-1]
-    return (len(shape) - 1, start, stop) if stop > start else None
-
-
-# ---- the proof -------------------------------------------------------------------------------------------------------
-
-
-class PlanError(AssertionError):
-    """A plan in which a value would be overwritten before it is read: a bug of the compiler, never of a body."""
-
-
-def verify(plan: Plan) -> None:
-    """Replay two steps with names in the place of numbers: each read must find what it names.
-
-    A region of a buffer holds the node that was written there last, and at which step.
-    """
-    memory: dict[tuple[Buffer, int], list[tuple[Any, Symbol, int]]] = {}
-    times = (0, 1)
-
-    def slot(place: Place, t: int) -> tuple[Buffer, int]:
-        return place.buffer, (t if place.part != "after" else t + 1) if place.buffer.lead else 0
-
-    def write(place: Place, node: Symbol, t: int) -> None:
-        known = memory.setdefault(slot(place, t), [])
-        known[:] = [(part, n, when) for c, n, when in known for part in _rest(c, place.columns, place.buffer.shape)]
-        known.append((place.columns, node, t))
-
-    def check(symbol: Symbol, t: int, reader: Symbol) -> None:
-        base = plan.base(symbol)
-        whole, since = base, t
-        if base in plan.carry_place:
-            place = plan.carry_place[base]
-            i = next(i for i, leaf in enumerate(plan.body.carry) if leaf is base)
-            whole, since = plan.body.next[i], t - 1
-            names = {(base, t), (whole, since)}
-        elif base in plan.place:
-            place, names = plan.place[base], {(base, t)}
-        else:
-            return
-        if not place.buffer.lead and plan.stages.place.get(base) == "once":
-            t, since, names = 0, 0, {(base, 0)}
-        seen = plan.where(symbol)
-        columns = place.columns if seen is None or seen.buffer is not place.buffer else seen.columns
-        found = [k for k in memory.get(slot(place, t), []) if overlap(k[0], columns)]
-        if not found or any(
-            (node, when) not in names and not _part_of(plan, whole, node, when, since) for _, node, when in found
-        ):
-            raise PlanError(f"{reader!r} reads {base!r} of step {t}, but finds {found!r}")
-
-    def compute(node: Symbol, t: int) -> None:
-        if is_view(node) or node.op is CONSTANT:
-            return
-        for i in node.inputs:
-            check(i, t, node)
-        place = plan.place.get(node)
-        if place is None:
-            return
-        if node.op is concatenate_:
-            for piece, columns in pieces(node):
-                if plan.place.get(piece) != place._replace(columns=columns):
-                    write(place._replace(columns=columns), piece, t)
-        else:
-            write(place, node, t)
-
-    for leaf, place in plan.carry_place.items():
-        write(place, leaf, 0)
-    for stage in plan.stages.stages:
-        if stage.kind == "loop":
-            for t in times:
-                for node in stage.nodes:
-                    compute(node, t)
-                for i in stage.carry:
-                    if i in plan.scratch:
-                        check(plan.body.next[i], t, plan.body.next[i])
-                        write(plan.carry_place[plan.body.carry[i]], plan.body.next[i], t)
-        elif stage.kind in ("once", "batch"):
-            for node in stage.nodes:
-                stacked = node in plan.place and plan.place[node].buffer.lead
-                for t in times if stage.kind == "batch" or stacked else (0,):
-                    compute(node, t)
-        else:
-            for node in stage.nodes:
-                for i in node.inputs:
-                    if (
-                        not (node.op is SUM_OVER_TIME and plan.added_up_in_loop(i))
-                        and plan.stages.place.get(i) != "final"
-                    ):
-                        for t in times:
-                            check(i, t, node)
-    for node in plan.body.stacked:
-        for t in times:
-            check(node, t, node)
-
-
-def _rest(
-    old: tuple[int, int, int] | None, new: tuple[int, int, int] | None, shape: tuple[int, ...]
-) -> list[tuple[int, int, int] | None]:
-    """What is left of some columns when others are written over."""
-    if not overlap(old, new):
-        return [old]
-    if new is None:
-        return []
-    axis, start, stop = new
-    if old is not None and old[0] != axis:
-        return []
-    _, first, last = old or (axis, 0, shape[axis])
-    return [part for part in ((axis, first, min(last, start)), (axis, max(first, stop), last)) if part[1] < part[2]]
-
-
-def _part_of(plan: Plan, whole: Symbol, node: Symbol, when: int, t: int) -> bool:
-    """Whether a node is a piece of a concatenation, of the same step."""
-    pending: list[Symbol] = [whole]
-    while pending:
-        symbol = pending.pop()
-        if symbol is node:
-            return when == t
-        if symbol.op is concatenate_ and symbol not in plan.leaves:
-            pending += symbol.inputs
-    return False
-
-
-def unique(symbols: Iterable[Symbol]) -> list[Symbol]:
-    """Symbols without repetition, in their order."""
-    return list(dict.fromkeys(symbols))

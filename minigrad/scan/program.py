@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import linecache
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from minigrad.backend import Backend
-from minigrad.scan.emit import Fresh, Source
-from minigrad.scan.emit import _Number as Number
+from minigrad.scan.emit import Source
 from minigrad.scan.kernels import Kernel
+from minigrad.scan.namespace import namespace
 from minigrad.scan.rows import Rows
-
-VIEWS_AT_MOST = 20_000
-"""Views of steps are kept in lists up to this length, and made on the way beyond."""
+from minigrad.scan.text import Number
 
 CACHE, STEPS_AT_LEAST = 64 * 1024, 16
 """Bytes of buffers that a run without gradient fills before it goes on to the next steps, but for so many at least."""
@@ -32,18 +28,15 @@ class Program:
     def __init__(self, source: Source, backend: Backend, title: str) -> None:
         self.source = source
         self.backend = backend
-        xp = backend.xp
         names = {name: _realised(value, backend) for name, value in source.names.items()}
-        namespace: dict[str, Any] = {**_namespace(backend), **names}
-        for name in _UFUNCS:
-            namespace.setdefault(name, getattr(xp, name))
+        known: dict[str, Any] = {**namespace(backend), **names}
         text = source.make + "\n\n" + source.run
         filename = f"<minigrad {title} {id(self):x}>"
-        exec(compile(text, filename, "exec"), namespace)  # noqa: S102  # we wrote it a moment ago
+        exec(compile(text, filename, "exec"), known)  # noqa: S102  # we wrote it a moment ago
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
         self._filename = filename
-        self._make: Callable[..., Any] = namespace["make"]
-        self._run: Callable[..., Any] = namespace["run"]
+        self._make: Callable[..., Any] = known["make"]
+        self._run: Callable[..., Any] = known["run"]
         self._pool: dict[int, list[Any]] = {}
 
     def __del__(self) -> None:
@@ -116,75 +109,8 @@ class Program:
 
 
 def _realised(value: Any, backend: Backend) -> Any:
+    """What a name of the source stands for on a backend."""
     if isinstance(value, Kernel):
         make: Any = backend  # one that offers `elementwise`
         return make.elementwise(value.run)
     return backend.asarray(value.value, value.dtype) if isinstance(value, Number) else value
-
-
-def _namespace(backend: Backend) -> dict[str, Any]:
-    """What programs call."""
-    xp = backend.xp
-
-    def views(stack: Any) -> Any:
-        if stack.ndim == 1:
-            return [stack[t, ...] for t in range(len(stack))]
-        return list(stack) if len(stack) <= VIEWS_AT_MOST else stack
-
-    def rows_of(stack: Any, width: int) -> Any:
-        return stack.reshape(math.prod(stack.shape[:-1]), width)
-
-    def copyto(destination: Any, source: Any, where: Any = None) -> None:
-        if where is None:
-            xp.copyto(destination, source)
-        else:
-            xp.copyto(destination, source, where=where)
-
-    def copy_to_shape(array: Any, shape: tuple[int, ...]) -> Any:
-        out = xp.empty(shape, array.dtype)
-        out[...] = array
-        return out
-
-    def first_rows(array: Any, rows: Rows) -> Any:
-        return [array[:n] for n in rows.counts]
-
-    def packed_views(stack: Any, rows: Rows) -> Any:
-        return [stack[a:b] for a, b in itertools.pairwise(rows.starts)]
-
-    def take_rows(array: Any, rows: Rows) -> Any:
-        return array[rows.row_of]
-
-    def sum_of_steps(stack: Any, rows: Rows) -> Any:
-        views = packed_views(stack, rows)
-        out = xp.zeros((rows.all, *stack.shape[1:]), dtype=stack.dtype)
-        for view in views:
-            out[: len(view)] += view
-        return out
-
-    def times_steps(array: Any, rows: Rows) -> Any:
-        counts = backend.asarray(rows.steps_of_rows(), array.dtype)
-        return array * counts.reshape((-1,) + (1,) * (array.ndim - 1))
-
-    def step_numbers(steps: int, rank: int) -> Any:
-        return xp.arange(steps).reshape((steps,) + (1,) * rank)
-
-    def scatter_add(shape: tuple[int, ...], dtype: Any, index: Any, values: Any) -> Any:
-        return backend.scatter_add(shape, dtype, index, values)
-
-    return {
-        "xp": xp, "empty": xp.empty, "zeros": xp.zeros, "views": views, "rows_of": rows_of, "dot": xp.dot,
-        "matmul": xp.matmul, "copyto": copyto if backend.name != "numpy" else xp.copyto, "sum_of": xp.sum,
-        "asarray": backend.asarray, "scatter_add": scatter_add, "broadcast_to": xp.broadcast_to,
-        "first_rows": first_rows, "packed_views": packed_views, "take_rows": take_rows, "sum_of_steps": sum_of_steps,
-        "times_steps": times_steps, "step_numbers": step_numbers, "copy_to_shape": copy_to_shape,
-    }  # fmt: skip
-
-
-_UFUNCS = (
-    "add", "subtract", "multiply", "divide", "negative", "exp", "log", "log1p", "expm1", "sqrt", "square", "tanh",
-    "sin", "cos", "sign", "maximum", "minimum", "power", "equal", "not_equal", "less", "less_equal", "greater",
-    "greater_equal", "bitwise_and", "bitwise_or", "bitwise_xor", "logical_and", "logical_or", "logical_not", "invert",
-    "isfinite", "isnan", "isinf", "absolute",
-)  # fmt: skip
-
-__all__ = ["Fresh", "Program"]

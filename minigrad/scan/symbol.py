@@ -20,7 +20,7 @@ from minigrad import tree
 from minigrad.backend import Backend
 from minigrad.ops import elementwise, indexing, linalg, reductions, shape
 from minigrad.ops.op import REGISTRY, WEAK, Elementwise, Op, broadcast_batch, broadcast_rows, explained
-from minigrad.tape import Array, Box, Record, Value, constant, recorder
+from minigrad.tape import Array, Box, Record, constant, recorder
 from minigrad.tensor import FUNCTIONS, UFUNCS, Tensor
 
 if TYPE_CHECKING:
@@ -445,7 +445,6 @@ def _has_arrays(static: dict[str, Any]) -> bool:
 
 def _slotted(static: dict[str, Any], inputs: list[Any], trace: Trace) -> dict[str, Any]:
     """Static arguments with the arrays in them moved to the inputs."""
-
     return {key: _moved(value, inputs, trace) for key, value in static.items()}
 
 
@@ -465,7 +464,6 @@ def _moved(value: Any, inputs: list[Any], trace: Trace) -> Any:
 
 def filled(static: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
     """Static arguments with values in the place of slots."""
-
     return {key: _filled(value, values) for key, value in static.items()} if static else static
 
 
@@ -477,7 +475,6 @@ def _filled(value: Any, values: Sequence[Any]) -> Any:
 
 def slots(static: dict[str, Any]) -> int:
     """How many slots there are in static arguments."""
-
     return sum([_slots_in(value) for value in static.values()])
 
 
@@ -525,10 +522,3 @@ def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[tupl
 
 def _dummy(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.broadcast_to(np.zeros((), dtype), shape)
-
-
-__all__ = [
-    "BACKEND", "CAPTURED", "CARRY", "CONSTANT", "ELEM", "STOP", "Kind", "Slot", "Symbol", "TraceError", "Value",
-    "apply", "call", "constant_of", "current", "filled", "form_of", "function", "is_elementwise", "slots",
-    "untraceable", "used_after", "user_line",
-]  # fmt: skip
