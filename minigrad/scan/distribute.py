@@ -56,21 +56,26 @@ def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None =
     next_of = {leaf: new for leaf, new in zip(body.carry, body.next, strict=True) if leaf is not new}
     components = _components(steps, next_of, rows.before if rows else {})
     same = once | set(once_leaves)
+    merged: set[Symbol] = set()
     if rows is None:
         alone = {node for node in steps if not batchable(node, same)} | _too_large(order, steps)
     else:
-        alone = {node for node in steps if not packable(node, same, rows)} | _too_large(order, steps)
+        merged = _merged_for_steps(order, rows)
+        alone = {node for node in steps if not packable(node, same, rows) or node in merged} | _too_large(order, steps)
     units: list[_Unit] = []
     unit_of: dict[Symbol, _Unit] = {}
     for members in components:  # what a component depends on comes before it
         cyclic = len(members) > 1 or next_of.get(members[0]) is members[0]
-        unit = _Unit(members, "loop" if cyclic else "alone" if members[0] in alone else "batch")
+        looks_at = unit_of.get(members[0].inputs[0]) if not cyclic and is_view_of_node(members[0], next_of) else None
+        stepwise = members[0] in alone or (looks_at is not None and looks_at.kind == "alone")
+        unit = _Unit(members, "loop" if cyclic else "alone" if stepwise else "batch")
         units.append(unit)
         unit_of |= dict.fromkeys(members, unit)
         for symbol in members:
             for i in [next_of[symbol]] if symbol in next_of else symbol.inputs:
                 if i in unit_of and unit_of[i] is not unit:
                     unit.level = max(unit.level, unit.first_level_after(unit_of[i]))
+    _as_late_as_readers(merged, units, unit_of)
     place = dict.fromkeys(once, "once") | dict.fromkeys(final, "final")
     place |= {symbol: "batch" if unit.kind == "batch" else "loop" for symbol, unit in unit_of.items()}
     stages = [Stage("once", [node for node in order if node in once], [])]
@@ -121,6 +126,20 @@ def _only_for(batch: Sequence[Symbol], loop: set[Symbol], order: Sequence[Symbol
     return {node for node in found if node not in leaves}
 
 
+def _as_late_as_readers(merged: set[Symbol], units: Sequence[_Unit], unit_of: dict[Symbol, _Unit]) -> None:
+    """Make what cannot be stacked, and views of it, in the loop that reads it."""
+    for unit in reversed(units):
+        for i in unit.members[0].inputs:
+            behind = unit_of.get(i)
+            if behind is not None and (i in merged or (is_view(i) and i.inputs and i.inputs[0] in merged)):
+                behind.level = max(behind.level, unit.level)
+
+
+def is_view_of_node(symbol: Symbol, next_of: dict[Symbol, Symbol]) -> bool:
+    """Whether a symbol is a view, and not a state that happens to be one of another body."""
+    return symbol not in next_of and is_view(symbol)
+
+
 class _Unit:
     """A component of the dependence graph, and how many loops have to be over before it can be done."""
 
@@ -159,6 +178,14 @@ class Packing(NamedTuple):
     aligned: set[Symbol]
     before: dict[Symbol, Symbol]
     of_rows: set[Symbol]  # what has rows, or is another view of what has some
+
+
+def _merged_for_steps(order: Sequence[Symbol], rows: Packing) -> set[Symbol]:
+    """Copies in which rows and another axis are one, and which something else reads than a sum over all steps."""
+    merged = {node for node in order if node.op is reshape_ and node in rows.of_rows and node not in rows.aligned}
+    return {i for node in order if not isinstance(node.op, Contraction) for i in node.inputs if i in merged} - {
+        node for node in merged if is_view(node)
+    }
 
 
 def packable(node: Symbol, once: set[Symbol], rows: Packing) -> bool:
