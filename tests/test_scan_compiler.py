@@ -1509,3 +1509,13 @@ def test_at_least_95_of_100_random_bodies_compile():
 def test_few_random_bodies_are_too_ill_conditioned_to_judge():
     found = [random_bodies.check(seed, "order2") for seed in range(100)]
     assert found.count(random_bodies.ILL) <= 5
+
+
+def test_a_tape_says_in_words_what_a_scan_keeps():
+    """Not in arrays, and not by the address of an object."""
+    x = mg.tensor(np.ones((4, 2)), requires_grad=True)
+    for checkpoint, words in ((None, "what backward needs"), (2, "states of every 2 steps")):
+        with mg.Tape() as tape:
+            mg.scan(lambda s, x: mg.tanh(s + x), x, np.zeros(2), checkpoint=checkpoint)
+        assert words in str(tape)
+        assert "0x" not in str(tape)

@@ -59,6 +59,9 @@ class Saved:
         self.fresh = fresh
         self.lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return "(what backward needs)"
+
     def __del__(self) -> None:
         self.training.program.give_back(self.steps, self.frame, self.rows)
 
@@ -69,6 +72,9 @@ class Checkpoints(NamedTuple):
     training: Training
     interval: int
     states: list[Sequence[Array]]
+
+    def __repr__(self) -> str:
+        return f"(states of every {self.interval} steps)"
 
 
 def chunks(steps: int, size: int, reverse: bool) -> list[slice]:
