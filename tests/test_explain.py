@@ -216,7 +216,7 @@ def test_draws_are_inputs():
 
 
 def test_what_does_not_fit_is_an_error():
-    with pytest.raises(TypeError, match=r"explain.program takes a function fn\(state, x\) as scan does, got LSTMCell"):
+    with pytest.raises(TypeError, match=r"a LSTMCell is called as cell\(x, state\).*pass a function that calls it"):
         listing_of(mg.nn.LSTMCell(I, H, dtype="float64"))
     with pytest.raises(TypeError, match="got int"):
         listing_of(3)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigrad import random
-from minigrad.scan.api import rows_of, steps_of
+from minigrad.scan.api import problem_of
 from minigrad.scan.cache import compiled
-from minigrad.scan.carry import Carry, as_leaves
-from minigrad.scan.problem import Problem
 from minigrad.scan.program import Program
 from minigrad.tape import Box, Value, recorder
 
@@ -76,19 +74,10 @@ def program(
     >>> "W_x" in listing.forward.source, "for each step, from the last to the first" in listing.backward.source
     (True, True)
     """
-    if hasattr(fn, "zero_state") or not callable(fn):
-        raise TypeError(
-            f"explain.program takes a function fn(state, x) as scan does, got {type(fn).__name__}; "
-            "for a cell, pass a function that calls it"
-        )
-    leaves, structure = as_leaves("elems", elems)
-    carry = Carry(*as_leaves("initializer", initializer))
-    steps = steps_of(leaves, structure, length)
-    rows = None if lengths is None else rows_of(lengths, steps, leaves, structure, carry)
-    problem = Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
+    problem = problem_of(fn, elems, initializer, has_output, reverse, lengths, length)
     with random.steps() as enter:
-        scan, captured, draws = compiled(problem, leaves, carry.leaves, enter)
-    inputs: list[Value | None] = [*carry.leaves, *leaves, *[None] * len(draws), *captured]
+        scan, captured, draws = compiled(problem, enter)
+    inputs: list[Value | None] = [*problem.carry.leaves, *problem.elems, *[None] * len(draws), *captured]
     wanted = frozenset(i for i, value in enumerate(inputs) if _requires_grad(value))
     if not wanted or recorder.get() is None:
         return Listing(_part(scan.inference()), None)

@@ -63,27 +63,35 @@ def scan(
     >>> mg.scan(lambda s, x: (s + x, s * x), np.array([1.0, 2.0, 3.0]), 0.0, has_output=True)
     (array(6.), array([0., 2., 9.]))
     """
+    problem = problem_of(fn, elems, initializer, has_output, reverse, lengths, length)
+    interval = _interval(checkpoint, problem.steps)
+    plain = unroll or problem.active == 0
+    state, stacked = run_loop(problem, interval) if plain else run_compiled(problem, interval)
+    results = (state, stacked) if has_output else stacked
+    if any(isinstance(leaf, Tensor) for leaf in [*problem.elems, *problem.carry.leaves]):
+        return tree.map(lambda leaf: leaf if isinstance(leaf, Tensor) else Tensor(leaf), results)
+    return tree.map(lambda leaf: leaf.array if isinstance(leaf, Tensor) and not leaf.requires_grad else leaf, results)
+
+
+def problem_of(
+    fn: Fn, elems: Any, initializer: Any, has_output: bool, reverse: bool, lengths: Any, length: int | None
+) -> Problem:
+    """What scan is asked to do, checked."""
     if hasattr(fn, "zero_state"):
         raise TypeError(
-            f"scan takes fn(state, x), and a {type(fn).__name__} is called as cell(x, state): use mg.nn.dynamic_rnn"
+            f"scan takes fn(state, x), and a {type(fn).__name__} is called as cell(x, state): use mg.nn.dynamic_rnn, "
+            "or pass a function that calls it"
         )
     if not callable(fn):
         raise TypeError(f"scan takes a function fn(state, x), got {type(fn).__name__}")
     leaves, structure = as_leaves("elems", elems)
     carry = Carry(*as_leaves("initializer", initializer))
-    steps = steps_of(leaves, structure, length)
-    rows = None if lengths is None else rows_of(lengths, steps, leaves, structure, carry)
-    problem = Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
-    interval = _interval(checkpoint, steps)
-    plain = unroll or problem.active == 0
-    state, stacked = run_loop(problem, interval) if plain else run_compiled(problem, interval)
-    results = (state, stacked) if has_output else stacked
-    if any(isinstance(leaf, Tensor) for leaf in [*leaves, *carry.leaves]):
-        return tree.map(lambda leaf: leaf if isinstance(leaf, Tensor) else Tensor(leaf), results)
-    return tree.map(lambda leaf: leaf.array if isinstance(leaf, Tensor) and not leaf.requires_grad else leaf, results)
+    steps = _steps_of(leaves, structure, length)
+    rows = None if lengths is None else _rows_of(lengths, steps, leaves, structure, carry)
+    return Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)
 
 
-def steps_of(leaves: Leaves, structure: tree.Structure, length: int | None) -> int:
+def _steps_of(leaves: Leaves, structure: tree.Structure, length: int | None) -> int:
     """T, on which all of elems and `length` must agree."""
     if length is not None:
         length = _whole("length", length, 0)
@@ -104,7 +112,7 @@ def steps_of(leaves: Leaves, structure: tree.Structure, length: int | None) -> i
     return int(leaves[0].shape[0])
 
 
-def rows_of(lengths: Any, steps: int, leaves: Leaves, structure: tree.Structure, carry: Carry) -> Any:
+def _rows_of(lengths: Any, steps: int, leaves: Leaves, structure: tree.Structure, carry: Carry) -> Any:
     """The checked lengths, one for each row of elems and state."""
     rows = as_lengths("scan", lengths, None, steps)
     for leaf, path in zip(leaves, structure.paths(), strict=True):

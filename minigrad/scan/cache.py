@@ -12,7 +12,6 @@ import numpy as np
 from minigrad import random
 from minigrad.backend import Backend, backend_of, default_backend
 from minigrad.scan import rewrite
-from minigrad.scan.carry import Leaves
 from minigrad.scan.compiled import CompiledScan, Counters
 from minigrad.scan.names import LocalNames, name_values
 from minigrad.scan.problem import Problem
@@ -61,10 +60,10 @@ class Traced(NamedTuple):
     draws: list[Callable[[tuple[int, ...]], Any]]
 
 
-def compiled(problem: Problem, elems: Leaves, state: Leaves, enter: Callable[[int], None]) -> Traced:
-    """The compiled form of a problem's body, for elems and states like these."""
-    backend = _backend(elems, state)
-    trace, body = _trace(problem, backend, elems, state, enter)
+def compiled(problem: Problem, enter: Callable[[int], None]) -> Traced:
+    """The compiled form of a problem's body; `enter` begins a step of its random numbers."""
+    backend = _backend(problem.elems, problem.carry.leaves)
+    trace, body = _trace(problem, backend, enter)
     key = (
         backend.name, problem.reverse, problem.rows is not None, tuple(trace.code),
         *[tuple([s.number for s in part]) for part in body],
@@ -76,13 +75,13 @@ def compiled(problem: Problem, elems: Leaves, state: Leaves, enter: Callable[[in
     if found is None:
         seen = Seen(trace, body)
         with LocalNames() as local:
-            again, same = _trace(problem, backend, elems, state, enter, lines=True)
+            again, same = _trace(problem, backend, enter, lines=True)
         seen.check(again, same)
         name_values(problem, again, same, local)
         again.forget()
         alignment = None
         if problem.rows is not None:
-            given = [True] * len(elems) + [False] * len(trace.drawn)
+            given = [True] * len(problem.elems) + [False] * len(trace.drawn)
             alignment = find_alignment(rewrite.forward(same, backend), len(problem.rows), given)
         found = CompiledScan(same, backend, problem.reverse, alignment)
         with _lock:
@@ -102,14 +101,7 @@ def _backend(*parts: Sequence[Value]) -> Backend:
     return default_backend() if outer is None else outer.backend
 
 
-def _trace(
-    problem: Problem,
-    backend: Backend,
-    elems: Leaves,
-    state: Leaves,
-    enter: Callable[[int], None],
-    lines: bool = False,
-) -> tuple[Trace, Body]:
+def _trace(problem: Problem, backend: Backend, enter: Callable[[int], None], lines: bool = False) -> tuple[Trace, Body]:
     Counters.traces += 1
     enter(0)
     at = random.path()
@@ -121,4 +113,4 @@ def _trace(
         return trace.draw(lambda path: make(path + inside), np.asarray(make(at + inside)))
 
     with random.deferred(take):
-        return traced(backend, problem.call_on, state, elems, lines)
+        return traced(backend, problem.call, problem.carry.leaves, problem.elems, lines)

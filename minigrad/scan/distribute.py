@@ -65,10 +65,10 @@ def distribute(body: Body, once_leaves: Sequence[Symbol], rows: Packing | None =
     units: list[_Unit] = []
     unit_of: dict[Symbol, _Unit] = {}
     for members in components:  # what a component depends on comes before it
-        cyclic = len(members) > 1 or next_of.get(members[0]) is members[0]
-        looks_at = unit_of.get(members[0].inputs[0]) if not cyclic and is_view_of_node(members[0], next_of) else None
-        stepwise = members[0] in alone or (looks_at is not None and looks_at.kind == "alone")
-        unit = _Unit(members, "loop" if cyclic else "alone" if stepwise else "batch")
+        first = members[0]
+        looks_at = unit_of.get(first.inputs[0]) if first not in next_of and is_view(first) else None
+        stepwise = first in alone or (looks_at is not None and looks_at.kind == "alone")
+        unit = _Unit(members, "loop" if len(members) > 1 else "alone" if stepwise else "batch")
         units.append(unit)
         unit_of |= dict.fromkeys(members, unit)
         for symbol in members:
@@ -135,11 +135,6 @@ def _as_late_as_readers(merged: set[Symbol], units: Sequence[_Unit], unit_of: di
                 behind.level = max(behind.level, unit.level)
 
 
-def is_view_of_node(symbol: Symbol, next_of: dict[Symbol, Symbol]) -> bool:
-    """Whether a symbol is a view, and not a state that happens to be one of another body."""
-    return symbol not in next_of and is_view(symbol)
-
-
 class _Unit:
     """A component of the dependence graph, and how many loops have to be over before it can be done."""
 
@@ -182,10 +177,9 @@ class Packing(NamedTuple):
 
 def _merged_for_steps(order: Sequence[Symbol], rows: Packing) -> set[Symbol]:
     """Copies in which rows and another axis are one, and which something else reads than a sum over all steps."""
-    merged = {node for node in order if node.op is reshape_ and node in rows.of_rows and node not in rows.aligned}
-    return {i for node in order if not isinstance(node.op, Contraction) for i in node.inputs if i in merged} - {
-        node for node in merged if is_view(node)
-    }
+    copies = [node for node in order if node.op is reshape_ and not is_view(node)]
+    merged = {node for node in copies if node in rows.of_rows and node not in rows.aligned}
+    return {i for node in order if not isinstance(node.op, Contraction) for i in node.inputs if i in merged}
 
 
 def packable(node: Symbol, once: set[Symbol], rows: Packing) -> bool:
@@ -285,9 +279,6 @@ SCATTER_OVER_TIME = Contraction("scatter_over_time")
 """The sum over steps of a scatter_add with index arrays."""
 
 
-VIEWS = (getitem_, reshape_, transpose_, broadcast_to_)
-
-
 def is_ufunc(node: Symbol) -> bool:
     """Whether one call of the array library computes a node element by element, also in place."""
     return is_elementwise(node.op) and node.op.name in UFUNCS
@@ -301,7 +292,7 @@ def is_view(node: Symbol) -> bool:
         return not any(part.__class__ is Slot for part in node.static["index"])
     if node.op is reshape_:
         return is_solid(node.inputs[0])
-    return node.op in VIEWS
+    return node.op in (transpose_, broadcast_to_)
 
 
 def is_solid(symbol: Symbol) -> bool:

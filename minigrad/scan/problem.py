@@ -72,10 +72,6 @@ class Problem:
             )
         return self.carry.check(result[0]), self._checked_output(result[1])
 
-    def call_on(self, state: Leaves, x: Leaves) -> tuple[Leaves, Leaves]:
-        """`call` as a trace makes it: x has the leaves of elems, as symbols."""
-        return self.call(state, x)
-
     def _checked_output(self, output: Any) -> Leaves:
         leaves, structure = as_leaves("output", output)
         forms = [(leaf.dtype, tuple(leaf.shape)) for leaf in leaves]

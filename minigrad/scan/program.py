@@ -61,8 +61,8 @@ class Program:
         waiting = self._pool.setdefault(steps, [])
         if len(waiting) < FRAMES_KEPT:
             waiting.append(frame)
-        while len(self._pool) > 2 * FRAMES_KEPT:
-            self._pool.pop(next(iter(self._pool)), None)
+        for old in list(self._pool)[: -2 * FRAMES_KEPT]:  # a copy: other threads give back, too
+            self._pool.pop(old, None)
 
     def fresh(self, steps: int, rows: Rows | None = None) -> list[Any]:
         """Arrays for the results of a run."""

@@ -21,7 +21,7 @@ from minigrad.tape import Value
 def run_compiled(problem: Problem, interval: int | None) -> tuple[Any, Any]:
     """The final state, and the stacked outputs (the stacked states if there are none)."""
     with random.steps() as enter:
-        scan, captured, draws = compiled(problem, problem.elems, problem.carry.leaves, enter)
+        scan, captured, draws = compiled(problem, enter)
         drawn: list[Value] = [_drawn(make, problem.active, scan.backend) for make in draws]
     if problem.rows is None:
         state, outputs = _run_all(problem, scan, drawn, captured, interval)
