@@ -1519,3 +1519,44 @@ def test_a_tape_says_in_words_what_a_scan_keeps():
             mg.scan(lambda s, x: mg.tanh(s + x), x, np.zeros(2), checkpoint=checkpoint)
         assert words in str(tape)
         assert "0x" not in str(tape)
+
+
+@pytest.mark.parametrize("lengths", [None, [2, 5, 0, 3]], ids=["", "lengths"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("name", ["bias", "product", "rows", "table"])
+def test_sums_over_time_of_what_is_the_same_at_all_steps(name, reverse, lengths):
+    """The cotangent of a running sum never changes: it counts once a step, and in each row for that row's steps."""
+    # Once: an error for a sum over rows, which was taken for something that is known before the first step.
+    rng = np.random.default_rng(0)
+    shapes = {"bias": (3,), "product": (2, 3), "rows": (4, 3), "table": (6, 3)}
+    fixed = rng.integers(-3, 4, (4, 2)).astype(float)
+    what = {
+        "bias": lambda w, k: w,
+        "product": lambda w, k: k @ w,
+        "rows": lambda w, k: w,
+        "table": lambda w, i: mg.take(w, i[:, 0], axis=0),
+    }[name]
+    cotangent = np.arange(12.0).reshape(4, 3)
+
+    def gradient(unroll):
+        w = mg.tensor(start_of_w.copy(), requires_grad=True)
+
+        def fn(state, x):
+            total, k = state
+            return (total + what(w, x if name == "table" else k), k), ()
+
+        start = (np.ones((4, 3)), mg.tensor(fixed))
+        (total, _), _ = mg.scan(
+            fn,
+            np.arange(20).reshape(5, 4, 1) % 6,
+            start,
+            has_output=True,
+            lengths=lengths,
+            reverse=reverse,
+            unroll=unroll,
+        )
+        (total * cotangent).sum().backward()
+        return w.grad
+
+    start_of_w = rng.integers(-3, 4, shapes[name]).astype(float)
+    np.testing.assert_array_equal(gradient(False), gradient(True))

@@ -153,16 +153,21 @@ def once_nodes(order: Sequence[Symbol], leaves: Iterable[Symbol]) -> set[Symbol]
     """The nodes that are the same at all steps: made of captured values and constants alone."""
     once = set(leaves)
     for node in order:
-        if node.op is not SUM_OVER_TIME and all(i in once for i in node.inputs):
+        if not is_sum_over_time(node) and all(i in once for i in node.inputs):
             once.add(node)
     return once & set(order)
+
+
+def is_sum_over_time(node: Symbol) -> bool:
+    """Whether a node is known after the last step only, even if what it adds up is the same at all of them."""
+    return node.op is SUM_OVER_TIME or isinstance(node.op, Contraction)
 
 
 def _final_nodes(order: Sequence[Symbol]) -> set[Symbol]:
     """The nodes that are known after the last step only."""
     final: set[Symbol] = set()
     for node in order:
-        if node.op is SUM_OVER_TIME or isinstance(node.op, Contraction) or not final.isdisjoint(node.inputs):
+        if is_sum_over_time(node) or not final.isdisjoint(node.inputs):
             final.add(node)
     return final
 

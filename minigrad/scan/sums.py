@@ -63,7 +63,11 @@ def _rows(e: Calls, node: Symbol) -> str:
     x = node.inputs[0]
     axis, keepdims = node.static["axis"], node.static["keepdims"]
     if x in e.aligned:
-        text = f"asarray(sum_of({e.stack(x)[0]}, axis={tuple_of(axis)}, keepdims={keepdims}))"
+        variable = e.stack(x)[0]
+        if e.is_once(x):  # a row counts as often as it takes part in a step
+            variable = f"times_steps({variable}, rows)"
+            return f"asarray(sum_of({variable}, axis={tuple_of(axis)}, keepdims={keepdims}))"
+        text = f"asarray(sum_of({variable}, axis={tuple_of(axis)}, keepdims={keepdims}))"
         return text if 0 in axis else f"sum_of_steps({text}, rows)"
     if e.is_once(x):
         total = _times_steps(e, f"sum_of({e.stack(x)[0]}, axis={tuple_of(axis)})", node)
@@ -77,6 +81,8 @@ def _rows(e: Calls, node: Symbol) -> str:
 def _scatter(e: Calls, node: Symbol) -> str:
     """The sum over steps of what is added at index arrays."""
     x, index = node.inputs
+    if x in e.aligned and index in e.aligned:
+        return _scatter_rows(e, node)
     values = e.stack(x)[0]
     if e.is_once(index) and not e.is_once(x):
         values = f"sum_of({values}, axis=0)"
@@ -86,6 +92,12 @@ def _scatter(e: Calls, node: Symbol) -> str:
     shape, dtype = tuple_of(node.static["shape"]), e.dtype(node.dtype)
     text = f"scatter_add({shape}, {dtype}, ({e.stack(index)[0]},), {values})"
     return _times_steps(e, text, node) if e.is_once(x) and e.is_once(index) else text
+
+
+def _scatter_rows(e: Calls, node: Symbol) -> str:
+    """The same of packed rows: a row that is the same at all steps counts at each step that it takes part in."""
+    values, index = (f"take_rows({e.stack(i)[0]}, rows)" if e.is_once(i) else e.stack(i)[0] for i in node.inputs)
+    return f"scatter_add({tuple_of(node.static['shape'])}, {e.dtype(node.dtype)}, ({index},), {values})"
 
 
 _RULES: dict[Any, Callable[[Calls, Symbol], str]] = {
