@@ -6,7 +6,6 @@ it imports NumPy and nothing else, as a third party's plug-in would.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -75,8 +74,10 @@ class NumpyBackend:
 
     def thaw(self, array: np.ndarray) -> None:
         """Make `array` writeable again, unless it is a view of an array that is still read-only."""
-        with contextlib.suppress(ValueError):
+        try:  # noqa: SIM105  # contextlib.suppress takes three times as long, and every record passes here
             array.flags.writeable = True
+        except ValueError:
+            pass
 
     def is_writeable(self, array: np.ndarray) -> bool:
         """Return whether `array` may be written to through this object."""

@@ -14,14 +14,38 @@ from typing import Any
 Tree = Any
 
 
-@dataclasses.dataclass(frozen=True)
 class Structure:
     """The shape of a pytree: `kind` is the container's type (None for a leaf), `keys` name its `children`."""
 
-    kind: type | None
-    keys: tuple[Any, ...] = ()
-    children: tuple[Structure, ...] = ()
-    default: Any = dataclasses.field(default=None, compare=False)  # a defaultdict's
+    __slots__ = ("kind", "keys", "children", "default")
+
+    def __init__(
+        self,
+        kind: type | None,
+        keys: tuple[Any, ...] = (),
+        children: tuple[Structure, ...] = (),
+        default: Any = None,  # a defaultdict's
+    ) -> None:
+        self.kind = kind
+        self.keys = keys
+        self.children = children
+        self.default = default
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return (
+            isinstance(other, Structure)
+            and self.kind is other.kind
+            and self.keys == other.keys
+            and self.children == other.children
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.keys, self.children))
+
+    def __repr__(self) -> str:
+        return f"Structure({self})"
 
     def build(self, leaves: Sequence[Any]) -> Tree:
         """The tree of this structure that holds `leaves`, in the order in which `flatten` gives them."""
@@ -96,23 +120,45 @@ def flatten(tree: Tree) -> tuple[list[Any], Structure]:
 
 def _flatten(tree: Tree, leaves: list[Any]) -> Structure:
     kind = type(tree)
-    if tree is None:
-        return Structure(kind)
-    if issubclass(kind, tuple):
-        keys = getattr(kind, "_fields", None) or tuple(range(len(tree)))
-        return Structure(kind, tuple(keys), tuple([_flatten(child, leaves) for child in tree]))
-    if issubclass(kind, list):
-        return Structure(kind, tuple(range(len(tree))), tuple([_flatten(child, leaves) for child in tree]))
+    taken_apart = _CONTAINERS.get(kind, _UNKNOWN)
+    if taken_apart is _UNKNOWN:
+        if len(_CONTAINERS) > 1_000:
+            _CONTAINERS.clear()
+        taken_apart = _CONTAINERS[kind] = _container(kind)
+    if taken_apart is None:
+        leaves.append(tree)
+        return _LEAF
+    keys, parts = taken_apart(tree)
+    default = tree.default_factory if isinstance(tree, defaultdict) else None
+    return Structure(kind, keys, tuple([_flatten(part, leaves) for part in parts]), default)
+
+
+_UNKNOWN: Any = object()
+_CONTAINERS: dict[type, Callable[[Any], tuple[tuple[Any, ...], Any]] | None] = {}
+"""What gives the keys and parts of a container, by its type; None for a type whose values are leaves."""
+
+
+def _container(kind: type) -> Callable[[Any], tuple[tuple[Any, ...], Any]] | None:
+    """What `_CONTAINERS` knows of a type."""
+    fields = getattr(kind, "_fields", None) if issubclass(kind, tuple) else None
+    if kind is type(None):
+        return lambda _: ((), ())
+    if fields:
+        return lambda tree: (tuple(fields), tree)
+    if issubclass(kind, tuple | list):
+        return lambda tree: (tuple(range(len(tree))), tree)
     if issubclass(kind, dict):
-        keys = tuple(
-            sorted(tree, key=lambda key: (str(key), type(key).__name__))
-        )  # two dicts with equal keys have equal structures
-        return Structure(kind, keys, tuple([_flatten(tree[key], leaves) for key in keys]))
+        return _of_dict
     if dataclasses.is_dataclass(kind):
-        keys = tuple(field.name for field in dataclasses.fields(kind) if field.init)
-        return Structure(kind, keys, tuple([_flatten(getattr(tree, key), leaves) for key in keys]))
-    leaves.append(tree)
-    return _LEAF
+        names = tuple([field.name for field in dataclasses.fields(kind) if field.init])
+        return lambda tree: (names, [getattr(tree, name) for name in names])
+    return None
+
+
+def _of_dict(tree: dict[Any, Any]) -> tuple[tuple[Any, ...], Any]:
+    """Sorted, so that two dicts with equal keys have equal structures."""
+    keys = tuple(sorted(tree, key=lambda key: (str(key), type(key).__name__)))
+    return keys, [tree[key] for key in keys]
 
 
 def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:

@@ -104,11 +104,27 @@ def getitem(x: Any, index: Any) -> Any:
     """
     x = as_value("getitem", x)
     parts = index if isinstance(index, tuple) else (index,)
+    if _is_plain(parts):
+        return getitem_(x, index=parts)
     checked = _checked(x, parts)
     for part in checked:
         if is_abstract(part):
             return boxed_like(part.__minigrad_op__(getitem_, (x,), {"index": checked}), *parts)
     return boxed_like(getitem_(x, index=checked), *parts)
+
+
+def _is_plain(parts: Index) -> bool:
+    """Whether an index has nothing but slices, None and Ellipsis: most have, and nothing to check or to convert."""
+    for part in parts:
+        if part.__class__ is slice:
+            if not (part.start.__class__ in _BOUND and part.stop.__class__ in _BOUND and part.step.__class__ in _BOUND):
+                return False
+        elif part is not None and part is not Ellipsis:
+            return False
+    return True
+
+
+_BOUND = (int, type(None))
 
 
 def _checked(x: Value, parts: Index) -> Index:

@@ -28,7 +28,6 @@ class Calls(Variables):
         super().__init__(plan, once, reverse)
         self.kernels = kernels
         self.tile: dict[str, str] | None = None  # stacks, and the variables that are those of their steps done now
-        self.tile_bytes = 0
 
     def compute(self, node: Symbol, kind: str, lines: list[str]) -> None:
         """Emit the computation of a node for all steps ("batch") or "once"."""
@@ -39,7 +38,7 @@ class Calls(Variables):
             self.operand(self.number_behind(i, node), node, kind, steps)
             for i, steps in zip(node.inputs, stacked, strict=True)
         ]
-        destination = self.in_tile(self.stack(node)[0], node) if node in self.place else None
+        destination = self.in_tile(self.stack(node)[0]) if node in self.place else None
         rows = any(i in self.of_rows for i, steps in zip(node.inputs, stacked, strict=True) if steps)
         if kind != "batch":
             self.step_call(node, operands, destination, lines, "")
@@ -65,15 +64,14 @@ class Calls(Variables):
                 text = self.widened(variable, rank, wanted)
                 self.whole[key] = self.define(self.fresh_name(variable + "_wide"), text, home)
             variable = self.whole[key][0]
-        return self.in_tile(variable, symbol)
+        return self.in_tile(variable)
 
-    def in_tile(self, variable: str, symbol: Symbol) -> str:
+    def in_tile(self, variable: str) -> str:
         """A stack, or in a tile those of its steps that are done now."""
         if self.tile is None:
             return variable
         if variable not in self.tile:
             self.tile[variable] = self.fresh_name(variable.removesuffix("_all") + "_now")
-            self.tile_bytes += symbol.size * symbol.dtype.itemsize
         return self.tile[variable]
 
     def number_behind(self, symbol: Symbol, reader: Symbol) -> Symbol:
@@ -131,7 +129,7 @@ class Calls(Variables):
         if self.place[node].columns is not None:
             return False
         out = self.rows_of(destination, m, self.stack(node)[1])
-        lines.append(f"dot({left}, {right}, {out})")
+        lines.append(f"{left}.dot({right}, {out})")
         return True
 
     def indexed(self, node: Symbol, operands: list[str], stacked: list[bool]) -> str:
@@ -180,8 +178,8 @@ class Calls(Variables):
                 lines.append(f"{indent}copyto({destination}, dot({operands[0]}, {operands[1]}))")
             else:
                 plain = len(a.shape) <= 2 and len(b.shape) <= 2 and a.dtype == b.dtype
-                product = "dot" if plain else "matmul"
-                lines.append(f"{indent}{product}({operands[0]}, {operands[1]}, {destination})")
+                product = f"{operands[0]}.dot(" if plain else f"matmul({operands[0]}, "
+                lines.append(f"{indent}{product}{operands[1]}, {destination})")
         elif op is concatenate_:
             self.join(node, operands, destination, lines, lead=False, indent=indent)
         elif op is sum_:

@@ -147,9 +147,7 @@ class Symbol:
 
     # ---- what takes the calls ----------------------------------------------------------------------------------
 
-    @property
-    def __minigrad_op__(self) -> Callable[..., Any]:
-        return call
+    __minigrad_op__: Callable[..., Any]
 
     @property
     def __minigrad_backend__(self) -> Backend:
@@ -384,19 +382,16 @@ def call(op: Any, args: Sequence[Any], static: dict[str, Any]) -> Any:
     boxed = False
     parents: list[Record | None] | None = None
     inputs: list[Any] = []
-    for place, arg in enumerate(args):
-        array: Any = arg
+    for arg in args:
+        array = arg
         if isinstance(arg, Box):
             boxed, array = True, arg.array
             if arg.record is not None and (parent := trace.parent(arg)) is not None:
                 parents = parents or [None] * len(args)
-                parents[place] = parent
-        if array.__class__ is Symbol:
-            inputs.append(array if array.trace is trace.token or trace.literal else trace.adopt(arg))
-        elif array.__class__ in WEAK:
-            inputs.append(array)
-        else:
-            inputs.append(trace.capture(arg))
+                parents[len(inputs)] = parent
+        if array.__class__ is not Symbol or array.trace is not trace.token:
+            array = trace.taken(arg, array)
+        inputs.append(array)
     if static and _has_arrays(static):
         static = _slotted(static, inputs, trace)
     try:
@@ -414,6 +409,9 @@ def call(op: Any, args: Sequence[Any], static: dict[str, Any]) -> Any:
         return Box.new(out)
     values = [constant_of(i) for i in out.inputs[: len(args)]]
     return Box.new(out, make(op, values, parents, filled(out.static, out.inputs), out, None))
+
+
+Symbol.__minigrad_op__ = staticmethod(call)
 
 
 def apply(op: Any, inputs: Sequence[Symbol], static: dict[str, Any]) -> Symbol:
@@ -434,11 +432,11 @@ _PLAIN = frozenset((int, float, bool, str, slice, type(None), type(Ellipsis)))
 def _has_arrays(static: dict[str, Any]) -> bool:
     """Whether there may be arrays among static arguments."""
     for value in static.values():
-        kind = value.__class__
-        if kind is tuple:
-            if any(part.__class__ not in _PLAIN for part in value):
-                return True
-        elif kind not in _PLAIN:
+        if value.__class__ is tuple:
+            for part in value:
+                if part.__class__ not in _PLAIN:
+                    return True
+        elif value.__class__ not in _PLAIN:
             return True
     return False
 
@@ -489,12 +487,15 @@ _FORMS: dict[Any, tuple[tuple[int, ...], np.dtype[Any]]] = {}
 
 def form_of(op: Any, inputs: Sequence[Any], static: dict[str, Any], key: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """The shape and dtype of `op(*inputs, **static)`; found once for each combination, by trying."""
-    forms = (op, key, *[(i.shape, i.dtype) if i.__class__ is Symbol else i.__class__ for i in inputs])
-    found = _FORMS.get(forms)
+    forms: list[Any] = [op, key]
+    for i in inputs:
+        forms += (i.shape, i.dtype) if i.__class__ is Symbol else (i.__class__,)
+    known = tuple(forms)
+    found = _FORMS.get(known)
     if found is None:
         if len(_FORMS) > 10_000:
             _FORMS.clear()
-        found = _FORMS[forms] = _tried(op, inputs, static)
+        found = _FORMS[known] = _tried(op, inputs, static)
     return found
 
 

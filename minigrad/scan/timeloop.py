@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from minigrad.ops.linalg import matmul
 from minigrad.scan.calls import Calls
 from minigrad.scan.differentiate import SUM_OVER_TIME
-from minigrad.scan.distribute import Stage, is_view
+from minigrad.scan.distribute import Stage, is_ufunc, is_view
 from minigrad.scan.kernels import Call, Located
 from minigrad.scan.places import Place
 from minigrad.scan.symbol import Symbol
 from minigrad.scan.text import tuple_of
 
 TILE = 512 * 1024
-"""Bytes that a tile of steps may touch."""
+"""Bytes that a tile of steps may write: they stay in a processor's cache until the loop reads them."""
+
+FULL = 64 * 1024
+"""Bytes that a value which is the same at all steps may take when it is spread to the rows of a step."""
 
 
 class TimeLoop:
@@ -51,8 +54,9 @@ class TimeLoop:
             e.run.append(f"# {each}")
             self.walk("", e.run)
             return
-        steps = max(1, TILE // max(1, e.tile_bytes))
-        e.tile_bytes = 0
+        written = {e.place[node].buffer for node in tile if node in e.place}
+        bytes_a_step = sum(math.prod(buffer.shape) * buffer.dtype.itemsize for buffer in written)
+        steps = max(1, TILE // max(1, bytes_a_step))
         e.run += [
             f"# some steps at once, as many as stay in the cache, and then {each}",
             f"for start in range(0, T, {steps}):",
@@ -70,6 +74,8 @@ class TimeLoop:
         if node.op is matmul:
             self.products += 1
             operands = [e.solid(i) if e.is_once(i) else name for i, name in zip(node.inputs, operands, strict=True)]
+        elif is_ufunc(node) and e.plan.packing is None and not e.kernels:
+            operands = [self.spread(i, node, name) for i, name in zip(node.inputs, operands, strict=True)]
         destination = self.reference(node) if node in e.place else None
         e.step_call(node, operands, destination, self.lines, "    ")
         value = destination or e.named(node)
@@ -81,6 +87,17 @@ class TimeLoop:
                 total = f"{name}[:{value}.shape[0]]" if node in e.aligned else name
                 self.lines.append(f"    add({total}, {value}, {total})")
                 e.whole[reader] = (name, "run")
+
+    def spread(self, symbol: Symbol, node: Symbol, name: str) -> str:
+        """An operand of a step; what is the same at all of them in the step's shape, where that is small.
+
+        A call on arrays of one shape is one run over memory, and a call that broadcasts starts anew for each row.
+        """
+        e = self.e
+        same = e.is_once(symbol) and math.prod(symbol.shape) > 1 and symbol.shape != node.shape
+        if not same or math.prod(node.shape) * symbol.dtype.itemsize > FULL:
+            return name
+        return e.spread(symbol, node.shape)
 
     def hand_on(self) -> None:
         """Copy the new states to where the next step finds them, unless they were computed there."""
@@ -234,6 +251,7 @@ def _may_widen(line: Call) -> bool:
     return (
         name == "multiply"
         and len(out.shape) == 2
+        and out.shape[0] > 1  # one row's columns are one run over memory each, and faster alone
         and math.prod(out.shape) > 0
         and stacked.shape == shared.shape == out.shape
         and all(p.exact and p.place is not None and p.place.part == "all" for p in (stacked, shared, out))

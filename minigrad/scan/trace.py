@@ -144,6 +144,12 @@ class Trace:
                 self._known[key] = found
         return found
 
+    def taken(self, value: Any, array: Any) -> Any:
+        """What an op of this trace is given for a value whose `array` is no symbol of it: a leaf, or a number."""
+        if array.__class__ is Symbol:
+            return array if self.literal else self.adopt(value)
+        return array if array.__class__ in WEAK else self.capture(value)
+
     def adopt(self, value: Any) -> Symbol:
         """The leaf for a symbol of a scan around this one, or a Tensor of one, which a derivative there may want."""
         symbol, record = (value.array, value.record) if isinstance(value, Box) else (value, None)
@@ -241,12 +247,12 @@ class Trace:
 def frozen(value: Any) -> Any:
     """Static arguments as something to compare and hash, in which 1, 1.0 and True differ."""
     kind = value.__class__
-    if kind is dict:
-        return tuple([(key, frozen(part)) for key, part in value.items()])
-    if kind is tuple or kind is list:
-        return tuple([frozen(part) for part in value])
     if kind is slice:
         return (slice, value.start, value.stop, value.step)
+    if kind is tuple or kind is list:
+        return tuple([frozen(part) for part in value])
+    if kind is dict:
+        return tuple([(key, frozen(part)) for key, part in value.items()])
     if kind is float or kind is bool:
         return (kind, repr(value))
     if kind is Slot:

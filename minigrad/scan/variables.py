@@ -256,3 +256,14 @@ class Variables:
             self.run.append(f"copyto({name}, {variable})")
             self.whole[key] = (name, "make")
         return self.whole[key][0]
+
+    def spread(self, symbol: Symbol, shape: tuple[int, ...]) -> str:
+        """What is the same at all steps, broadcast to a shape and contiguous."""
+        key = ("spread", symbol, shape)
+        if key not in self.whole:
+            variable = self.stack(symbol)[0]
+            name = self.fresh_name(variable + "_spread")
+            self.allocate(name, "", shape, symbol.dtype)
+            (self.make if symbol.op is CONSTANT else self.run).append(f"copyto({name}, {variable})")
+            self.whole[key] = (name, "make")
+        return self.whole[key][0]
