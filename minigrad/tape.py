@@ -187,6 +187,9 @@ careful: ContextVar[bool | str] = ContextVar("minigrad_careful", default=False)
 """Whether products are done with care; "elementwise": all but the sums of products, which have no values yet."""
 
 
+last_walk: ContextVar[bool] = ContextVar("minigrad_last_walk", default=False)
+"""Whether nobody walks over these records again, so that what they kept for the walk may be written over."""
+
 open_variables: ContextVar[tuple[Record, ...]] = ContextVar("minigrad_open_variables", default=())
 """The variables of the transforms whose function is running."""
 

@@ -90,9 +90,9 @@ class _Trace:
         """What the function returned, as its caller sees it."""
         return self.structure.build(self.closed(self.outputs))
 
-    def pull(self, cotangents: Sequence[Value]) -> tuple[Any, ...]:
-        """The gradient of each traced argument; zeros where nothing depends on it."""
-        walk, seeds = self._walk(cotangents)
+    def pull(self, cotangents: Sequence[Value], last: bool = False) -> tuple[Any, ...]:
+        """The gradient of each traced argument; zeros where nothing depends on it. `last`: nobody will ask again."""
+        walk, seeds = self._walk(cotangents, last)
         roots = [(out.record, g) for out, g in zip(self.outputs, seeds, strict=True) if out.record is not None]
         likes = [variable.out for variable in self.variables]
         gradients = iter(self._filled(walk.pull_back(roots), likes))
@@ -104,11 +104,12 @@ class _Trace:
         pushed = walk.push_forward(seeds, [out.record for out in self.outputs])
         return self.structure.build(self._filled(pushed, [out.array for out in self.outputs]))
 
-    def _walk(self, seeds: Sequence[Value]) -> tuple[Walk, list[Value]]:
+    def _walk(self, seeds: Sequence[Value], last: bool = False) -> tuple[Walk, list[Value]]:
         """A walk over the trace, recorded if anybody else may differentiate it too, and seeds fit for it."""
         foreign = self.foreign or any(isinstance(seed, Tensor) and seed.record is not None for seed in seeds)
         recorded = foreign and tape.recorder.get() is not None
-        walk = Walk(self.reach.order, self.variables, recorded, needed=dependent(self.reach.order, self.variables))
+        needed = dependent(self.reach.order, self.variables)
+        walk = Walk(self.reach.order, self.variables, recorded, needed, last)
         if recorded:
             return walk, [seed if isinstance(seed, Tensor) else Tensor(seed) for seed in seeds]
         return walk, [constant(seed) for seed in seeds]
@@ -181,7 +182,7 @@ def value_and_grad(f: Fn, argnums: int | tuple[int, ...] = 0, has_aux: bool = Fa
             raise ValueError(f"grad needs a function of one number, got results of shapes {got}; use vjp or jacobian")
         if trace.outputs[0].dtype.kind != "f":
             raise TypeError(f"grad needs a function of a floating result, got {trace.outputs[0].dtype}")
-        gradients = trace.pull([cotangent_for(trace.outputs[0], None)])
+        gradients = trace.pull([cotangent_for(trace.outputs[0], None)], last=True)
         value = trace.result()
         if has_aux:
             leaves, structure = tree.flatten(trace.aux)

@@ -24,6 +24,7 @@ from minigrad.tape import (
     added,
     careful,
     constant,
+    last_walk,
     open_variables,
     scoped,
 )
@@ -121,16 +122,22 @@ def depends_on_open_variable(record: Record) -> bool:
 class Walk:
     """One differentiation: over `order` (oldest first), to or from `targets`, on tensors if `boxed`.
 
-    `needed` are the records that depend on a target, or None: all of them.
+    `needed` are the records that depend on a target, or None: all of them. `last`: nobody means to walk here again.
     """
 
     def __init__(
-        self, order: Sequence[Record], targets: Sequence[Record], boxed: bool, needed: set[Record] | None = None
+        self,
+        order: Sequence[Record],
+        targets: Sequence[Record],
+        boxed: bool,
+        needed: set[Record] | None = None,
+        last: bool = False,
     ) -> None:
         self.order = order
         self.targets = targets
         self.boxed = boxed
         self.needed = needed
+        self.last = last
         self.owned: set[Record] = set()
 
     def pull_back(self, roots: Sequence[tuple[Record, Value]]) -> list[Value | None]:
@@ -149,7 +156,7 @@ class Walk:
         results, and a masked branch still cannot poison a gradient. A walk that is recorded is careful at once: its
         products must say which factor is a cotangent to the walks over them.
         """
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"), scoped(last_walk, self.last):
             watched = bool(self.order) and type(self.order[-1]) is WatchedRecord
             if not (careful.get() or self.boxed or watched):
                 results = walk()
@@ -251,7 +258,7 @@ def backward(root: Record, g: Array, retain: bool) -> None:
     if not leaves:
         raise RuntimeError("backward() found nothing below this tensor that requires a gradient")
     needed = dependent(order, leaves) if idle else None
-    walk = Walk(order, leaves, boxed=False, needed=needed)
+    walk = Walk(order, leaves, boxed=False, needed=needed, last=not retain)
     gradients = walk.pull_back([(root, g)])
     with _delivering:
         for leaf, gradient in zip(leaves, gradients, strict=True):

@@ -24,8 +24,10 @@ from minigrad.scan.variables import Variables
 class Calls(Variables):
     """The calls of a program in the making. Where a value has a place, its call writes into it."""
 
-    def __init__(self, plan: Plan, once: Sequence[Symbol], reverse: bool, kernels: bool) -> None:
-        super().__init__(plan, once, reverse)
+    def __init__(
+        self, plan: Plan, once: Sequence[Symbol], reverse: bool, kernels: bool, lent: Sequence[Symbol] = ()
+    ) -> None:
+        super().__init__(plan, once, reverse, lent)
         self.kernels = kernels
         self.tile: dict[str, str] | None = None  # stacks, and the variables that are those of their steps done now
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +14,13 @@ from minigrad.ops.op import is_abstract, zeros_like
 from minigrad.scan import rewrite
 from minigrad.scan.differentiate import Derivative, differentiate, push_forward
 from minigrad.scan.distribute import is_view, once_nodes
-from minigrad.scan.emit import emit
+from minigrad.scan.emit import Kept, emit
 from minigrad.scan.interpret import interpret, uses
-from minigrad.scan.program import Program
+from minigrad.scan.program import Frame, Program
 from minigrad.scan.rows import Alignment, Rows, aligned, gather, masked
 from minigrad.scan.symbol import CONSTANT, Symbol, current
 from minigrad.scan.trace import Body, order_of
-from minigrad.tape import Array, Box, Value, added, careful, constant, recorder, unbundle
+from minigrad.tape import Array, Box, Value, added, careful, constant, last_walk, recorder, unbundle
 from minigrad.transforms import vjp
 
 Places = frozenset[int]
@@ -42,22 +43,32 @@ class Training(NamedTuple):
     once: set[Symbol]
     backward: dict[Any, tuple[Derivative, Program]]
 
-    def residuals_in(self, frame: Any, fresh: Sequence[Array], reverse: bool) -> list[Array]:
-        """What a run kept for backward."""
-        first = len(self.body.stacked)
-        return [self.program.stack(first + i, reverse, frame, fresh) for i in range(len(self.residuals))]
+    @property
+    def kept(self) -> Sequence[Kept]:
+        """Where each of the residuals is after a run."""
+        return self.program.source.kept[len(self.body.stacked) :]
 
 
 class Saved:
-    """What one forward run left for its backward run; the frame goes back to the pool with it."""
+    """What one forward run left for its backward run; the frame goes back to the pool with it.
 
-    def __init__(self, training: Training, steps: int, frame: Any, fresh: Sequence[Array], rows: Rows | None) -> None:
+    It is `spent` when a backward run has written over it.
+    """
+
+    def __init__(self, training: Training, steps: int, frame: Frame, fresh: Sequence[Array], rows: Rows | None) -> None:
         self.rows = rows
         self.training = training
         self.steps = steps
         self.frame = frame
         self.fresh = fresh
+        self.spent = False
         self.lock = threading.Lock()
+
+    def residuals(self, flags: Sequence[bool], lent: bool, reverse: bool) -> list[Array]:
+        """Those residuals that are lent to a program with these flags, or those that are not."""
+        first, program = len(self.training.body.stacked), self.training.program
+        chosen = [first + i for i in range(len(self.training.residuals)) if flags[i] == lent]
+        return [program.stack(place, reverse, self.frame, self.fresh) for place in chosen]
 
     def __repr__(self) -> str:
         return "(what backward needs)"
@@ -139,9 +150,14 @@ class CompiledScan:
         program = self._program(kept, wishes, self.reverse, "forward", self.alignment)
         return Training(body, program, residuals, once, {})
 
-    def backward(self, training: Training, wanted: Places, given: Sequence[int]) -> tuple[Derivative, Program]:
-        """The program of the gradients at `wanted` from the cotangents of the stacked results at `given`."""
-        key = (wanted, tuple(given), careful.get())
+    def backward(
+        self, training: Training, wanted: Places, given: Sequence[int], spending: bool = True
+    ) -> tuple[Derivative, Program]:
+        """The program of the gradients at `wanted` from the cotangents of the stacked results at `given`.
+
+        If it is `spending`, it may write over what the forward run kept.
+        """
+        key = (wanted, tuple(given), careful.get(), spending)
         with self._lock:
             found = training.backward.get(key)
             if found is None:
@@ -157,7 +173,9 @@ class CompiledScan:
                     known = aligned(body, self.alignment.leaves(body), self.alignment.rows)
                     flags = [s in known for s in training.residuals]
                     alignment = self._derived(flags, len(given), derivative)
-                program = self._program(whole, wishes, not self.reverse, "backward", alignment)
+                kept = [(leaf, at) for leaf, at in zip(training.residuals, training.kept, strict=True) if at.lasting]
+                lent, spent = [leaf for leaf, _ in kept], [leaf for leaf, at in kept if spending and at.alone]
+                program = self._program(whole, wishes, not self.reverse, "backward", alignment, lent, spent)
                 found = training.backward[key] = (derivative, program)
             return found
 
@@ -173,11 +191,18 @@ class CompiledScan:
         )
 
     def _program(
-        self, body: Body, wishes: list[str], reverse: bool, title: str, alignment: Alignment | None
+        self,
+        body: Body,
+        wishes: list[str],
+        reverse: bool,
+        title: str,
+        alignment: Alignment | None,
+        lent: Sequence[Symbol] = (),
+        spent: Sequence[Symbol] = (),
     ) -> Program:
         """Compile a body."""
         Counters.compilations += 1
-        source = emit(body, reverse, wishes, alignment, hasattr(self.backend, "elementwise"))
+        source = emit(body, reverse, wishes, alignment, hasattr(self.backend, "elementwise"), lent, spent)
         return Program(source, self.backend, title)
 
     # ---- running ---------------------------------------------------------------------------------------------------
@@ -220,6 +245,12 @@ class CompiledScan:
         finals, sums = program.run(steps, *self._apart(arrays), frame, fresh, rows)
         stacks = [program.stack(i, self.reverse, frame, fresh) for i in range(len(self.body.stacked))]
         return [*finals, *stacks, *sums], Saved(training, steps, frame, fresh, rows)
+
+    def _run_again(self, saved: Saved, arrays: Sequence[Array]) -> None:
+        """Compute once more what a backward run has written over: the walk before was not the last after all."""
+        program = saved.training.program
+        saved.fresh = program.fresh(saved.steps, saved.rows)
+        program.run(saved.steps, *self._apart(arrays), saved.frame, saved.fresh, saved.rows)
 
     def _infer(
         self,
@@ -315,7 +346,9 @@ class CompiledScan:
         training, body = saved.training, saved.training.body
         count = len(body.carry)
         given = [i for i in range(len(body.stacked)) if count + i in g]
-        derivative, program = self.backward(training, wanted, given)
+        spending = last_walk.get() or isinstance(saved, Checkpoints)
+        derivative, program = self.backward(training, wanted, given, spending)
+        lent = program.source.lent
         carry = [g[i] if i in g else zeros_like(arrays[i]) for i in derivative.active]
         first = count + len(body.stacked)
         summed = [self._cotangent(g, first + i, s) for i, s in enumerate(body.summed)]
@@ -323,12 +356,16 @@ class CompiledScan:
         _, elems, captured = self._apart(arrays)
         if isinstance(saved, Saved):
             with saved.lock:
-                residuals = training.residuals_in(saved.frame, saved.fresh, self.reverse)
-                frame, whole = program.frame(steps, rows), program.fresh(steps, rows)
+                if saved.spent:
+                    self._run_again(saved, arrays)
+                saved.spent = spending
+                residuals, whole = saved.residuals(lent, False, self.reverse), program.fresh(steps, rows)
+                frame = program.frame_behind(
+                    saved.frame, steps, rows, lambda: saved.residuals(lent, True, self.reverse)
+                )
                 carry, totals = program.run(
                     steps, carry, [*residuals, *elems, *cotangents], [*captured, *summed], frame, whole, rows
                 )
-                program.give_back(steps, frame, rows)
         else:
             whole, totals = program.fresh(steps, rows), []
             order = chunks(steps, saved.interval, self.reverse)
@@ -336,14 +373,15 @@ class CompiledScan:
                 n, some = chunk.stop - chunk.start, None if rows is None else rows.part(chunk)
                 xs = self._cut(elems, chunk, rows)
                 _, again = self._train(training, [*state, *xs, *captured], n, some)
-                residuals = training.residuals_in(again.frame, again.fresh, self.reverse)
-                frame = program.frame(n, some)
+                residuals = again.residuals(lent, False, self.reverse)
+                frame = program.frame_behind(
+                    again.frame, n, some, functools.partial(again.residuals, lent, True, self.reverse)
+                )
                 at = chunk if rows is None else rows.packed(chunk)
                 carry, sums = program.run(
                     n, carry, [*residuals, *xs, *[c[at] for c in cotangents]], [*captured, *summed], frame,
                     program.part(whole, chunk, rows), some,
                 )  # fmt: skip
-                program.give_back(n, frame, some)
                 totals = [added(a, b) for a, b in zip(totals, sums, strict=True)] if totals else sums
         stacks = [program.stack(i, not self.reverse, None, whole) for i in range(len(derivative.elems))]
         return self._by_place(derivative, carry, stacks, totals)

@@ -1,8 +1,9 @@
 """From a body to a program: the Python source that computes it.
 
 The source has two functions. `make(T)` makes a frame: the buffers for T steps, and views of each step in them. `run`
-computes in a frame. Values of all steps stand in stacks (T, ...), whose names end in `_all`; what a step alone needs
-stands in a buffer that every step uses again.
+computes in a frame. What a forward run keeps is lent to the frame of the backward run, which may write over it. Values
+of all steps stand in stacks (T, ...), whose names end in `_all`; what a step alone needs stands in a buffer that every
+step uses again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Kept(NamedTuple):
     source: str  # "fresh" or "frame"
     place: int
     part: str  # "all", "before", "after": of T, or of T + 1 of which the first or the last is the initial state
+    lasting: bool  # a stack without gaps that is the same array after each run in a frame
+    alone: bool  # in a buffer of its own
 
 
 class Fresh(NamedTuple):
@@ -54,6 +57,7 @@ class Source(NamedTuple):
     kept: list[Kept]
     products_in_loops: list[int]
     bytes_a_step: int
+    lent: list[bool]  # of the elems: those that `make` is given
 
 
 def emit(
@@ -62,26 +66,31 @@ def emit(
     wanted: Sequence[str],
     alignment: Alignment | None = None,
     kernels: bool = False,
+    lent: Sequence[Symbol] = (),
+    spent: Sequence[Symbol] = (),
 ) -> Source:
     """The program of a body. `wanted` says of each stacked result whether it is "fresh" or stays in the "frame".
 
     With an `alignment`, it works on packed rows; see `rows`. With `kernels`, neighbouring elementwise calls are one.
+    `lent` are the elems whose stacks are the same at each run in a frame, `spent` those that may be written over.
     """
     body = canonical(body, wanted)
     packing: Packing | None = None
     if alignment is not None:
         body, wanted, packing = with_copies_of_states(body, wanted, alignment)
     once = [*body.captured, *frozen_states(body)]
-    plan = Plan(body, distribute(body, once, packing), wanted, packing)
+    plan = Plan(body, distribute(body, once, packing), wanted, packing, spent)
     verify(plan)
-    return _Emitter(plan, once, reverse, kernels).source()
+    return _Emitter(plan, once, reverse, kernels, lent).source()
 
 
 class _Emitter(Calls):
     """Writes the stages of a plan one after the other."""
 
-    def __init__(self, plan: Plan, once: Sequence[Symbol], reverse: bool, kernels: bool) -> None:
-        super().__init__(plan, once, reverse, kernels)
+    def __init__(
+        self, plan: Plan, once: Sequence[Symbol], reverse: bool, kernels: bool, lent: Sequence[Symbol]
+    ) -> None:
+        super().__init__(plan, once, reverse, kernels, lent)
         self.packed = plan.packing is not None
         self.products: list[int] = []
 
@@ -155,17 +164,21 @@ class _Emitter(Calls):
     def _text(self) -> Source:
         """The functions, around the lines that were collected."""
         kept = []
+        places = [(self.place.get(s) or self.carry_place[s]).buffer for s in self.body.stacked]
         for symbol in self.body.stacked:
             place = self.place.get(symbol) or self.carry_place[symbol]
+            alone = place.part == "all" and places.count(place.buffer) == 1
             if place.buffer.kind == "fresh":
-                kept.append(Kept("fresh", self.fresh.index(place.buffer), place.part))
+                kept.append(Kept("fresh", self.fresh.index(place.buffer), place.part, lasting=False, alone=alone))
             else:
-                kept.append(Kept("frame", self.exports.index(self.stack(symbol)[0]), "all"))
+                at = self.exports.index(self.stack(symbol)[0])
+                kept.append(Kept("frame", at, "all", place.columns is None, alone))
         frame = "".join(f"{name}, " for name in self.exports)
         fresh = "".join(f"{b.name}, " for b in self.fresh)
         head = ["(" + frame + ") = frame"] if frame else []
         head += ["(" + fresh + ") = fresh"] if fresh else []
-        leaves = {"carry": self.body.carry, "elems": self.body.elems, "captured": self.body.captured}
+        given = [leaf for leaf in self.body.elems if leaf not in self.lent]
+        leaves = {"carry": self.body.carry, "elems": given, "captured": self.body.captured}
         inputs = [
             "(" + "".join(f"{self.input_name(leaf)}, " for leaf in listed) + f") = {name}"
             for name, listed in leaves.items()
@@ -173,13 +186,17 @@ class _Emitter(Calls):
         ]
         run = self.fuse([*inputs, *head, *self.run])
         rows = ", rows" if self.packed else ""
-        make = [*(["N = rows.total"] if rows else []), *self.make, f"return ({frame})"]
+        lent = "".join(f"{self.input_name(leaf)}, " for leaf in self.lent)
+        make = ["N = rows.total"] if rows else []
+        make += [f"({lent}) = lent"] if lent else []
+        make += [*self.make, f"return ({frame})"]
         return Source(
-            f"def make(T{rows}):\n" + "".join(f"    {line}\n" for line in make),
+            f"def make(T{rows}{', lent' if lent else ''}):\n" + "".join(f"    {line}\n" for line in make),
             f"def run(T, carry, elems, captured, frame, fresh{rows}):\n" + "".join(f"    {line}\n" for line in run),
             self.constants,
             [Fresh(int(b.lead == "T + 1"), b.shape, b.dtype, b.lead == "N") for b in self.fresh],
             kept,
             self.products,
             self.bytes_a_step,
+            [leaf in self.lent for leaf in self.body.elems],
         )

@@ -15,7 +15,7 @@ Columns = tuple[int, int, int]
 class Buffer:
     """A place for values: a stack if `lead` is "T", "T + 1" or "N" (packed rows), else one array.
 
-    `kind` is "frame" or "fresh".
+    `kind` is "frame", "fresh" (for results), or "lent": of the frame of the forward run, which may be written over.
     """
 
     def __init__(self, lead: str, shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, owner: Symbol) -> None:

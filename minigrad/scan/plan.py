@@ -8,6 +8,7 @@ belong. `verify` proves that none is lost.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from minigrad.ops.indexing import getitem_
@@ -30,9 +31,19 @@ FOREVER: Event = (1 << 30, 0)
 
 
 class Plan:
-    """The places of a body's values. `scratch` are the states without stack, `direct` those made in their place."""
+    """The places of a body's values. `scratch` are the states without stack, `direct` those made in their place.
 
-    def __init__(self, body: Body, stages: Stages, wanted: Sequence[str], packing: Packing | None = None) -> None:
+    `spent` are the inputs whose stacks nobody needs after this program: they may be taken over like its own.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        stages: Stages,
+        wanted: Sequence[str],
+        packing: Packing | None = None,
+        spent: Sequence[Symbol] = (),
+    ) -> None:
         self.packing = packing
         self.body = body
         self.stages = stages
@@ -55,6 +66,10 @@ class Plan:
         self.fresh = {s for s, want in zip(body.stacked, wanted, strict=True) if want == "fresh"}
         self.kept = {s for s, want in zip(body.stacked, wanted, strict=True) if want == "frame"}
         self.outside = self._read_outside() | self.fresh | self.kept
+        self.spent = spent
+        for leaf in spent:
+            self.place[leaf] = Place(Buffer(self._lead(leaf), leaf.shape, leaf.dtype, "lent", leaf))
+            self.event[leaf] = (-1, 0)
         self._place_states()
         self._place_nodes()
         self._states_in_place()
@@ -63,7 +78,8 @@ class Plan:
     def buffers(self) -> list[Buffer]:
         """All buffers in use."""
         found: dict[Buffer, None] = {}
-        for place in [*self.carry_place.values(), *(self.place[n] for n in self.order if n in self.place)]:
+        places = [self.place[symbol] for symbol in [*self.spent, *self.order] if symbol in self.place]
+        for place in [*self.carry_place.values(), *places]:
             found[place.buffer] = None
         return list(found)
 
@@ -169,10 +185,10 @@ class Plan:
     def _reuse(self) -> None:
         """Let values move into buffers that are vacant when they are made."""
         self.last: dict[Symbol, Event] = {}
-        for node in reversed(self.order):
+        for node in [*reversed(self.order), *self.spent]:
             if node in self.place:
                 self.last[node] = self._last_read(node)
-        occupants: dict[Buffer, list[Symbol]] = {}
+        occupants: dict[Buffer, list[Symbol]] = {self.place[leaf].buffer: [leaf] for leaf in self.spent}
         own = {place.buffer.owner: place.buffer for place in self.place.values() if place.part == "all"}
         for node in self.order:
             if node not in self.place:
@@ -183,8 +199,9 @@ class Plan:
             if owner is node and unsettled and self._movable(node):
                 self._settle(node, occupants)
             elif place.columns is not None and unsettled and owner.op is concatenate_:
-                own.pop(owner)  # a concatenation finds its buffer before its first piece is made
+                own.pop(owner)  # a concatenation finds its buffer before its first piece is made, and keeps it
                 self._settle(owner, occupants)
+                occupants.setdefault(self.place[owner].buffer, []).append(owner)
             own.pop(node, None)
             occupants.setdefault(self.place[node].buffer, []).append(node)
 
@@ -208,7 +225,7 @@ class Plan:
         """When a node's value is read for the last time."""
         if node in self.kept or node in self.fresh or self.place[node].part != "all":
             return FOREVER
-        if self.place[node].buffer.owner in self.leaves:
+        if self.place[node].buffer.owner in self.carry_place:
             return FOREVER  # a state
         last = self.event[node]
         for reader in self.readers.get(node, ()):
@@ -247,17 +264,17 @@ class Plan:
     def _vacant(self, node: Symbol, occupants: dict[Buffer, list[Symbol]]) -> Place | None:
         """A place of the node's form whose value nobody reads any more when the node is computed."""
         mine = self.place[node].buffer
-        candidates = [self.where(i) for i in node.inputs]
+        candidates = [place for i in node.inputs if (place := self.where(i)) is not None]
+        untouched = [place.buffer.kind == "lent" and len(occupants[place.buffer]) == 1 for place in candidates]
+        candidates = [place for _, place in sorted(zip(untouched, candidates, strict=True), key=operator.itemgetter(0))]
         candidates += [Place(buffer) for buffer in occupants]
         for place in candidates:
-            if place is None or place.part != "all" or place.buffer is mine or place.buffer not in occupants:
+            if place.part != "all" or place.buffer is mine or place.buffer not in occupants:
                 continue
             buffer = place.buffer
-            if (buffer.kind, buffer.lead, buffer.dtype) != (
-                "frame",
-                mine.lead,
-                mine.dtype,
-            ) or buffer.owner in self.leaves:
+            if buffer.kind == "fresh" or buffer.owner in self.carry_place:
+                continue
+            if (buffer.lead, buffer.dtype) != (mine.lead, mine.dtype):
                 continue
             if region_shape(place) != node.shape:
                 continue
@@ -301,10 +318,8 @@ class Plan:
 
     def where(self, symbol: Symbol) -> Place | None:
         """The place of a value that is some columns of a buffer, as it stands there; None if it is seen otherwise."""
-        if symbol in self.leaves:
-            return None
-        if symbol in self.place:
-            return self.place[symbol]
+        if symbol in self.place or symbol in self.leaves:
+            return self.place.get(symbol)
         if symbol.op is STOP:
             return self.where(symbol.inputs[0])
         if symbol.op is getitem_ and is_view(symbol):

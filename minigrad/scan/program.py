@@ -22,6 +22,16 @@ FRAMES_KEPT = 2
 """Frames that wait for the next call with as many steps."""
 
 
+class Frame:
+    """Buffers, and views of them, that one run at a time computes in; `behind` are those of programs that read them."""
+
+    __slots__ = ("arrays", "behind")
+
+    def __init__(self, arrays: Any) -> None:
+        self.arrays = arrays
+        self.behind: dict[Program, Frame] = {}
+
+
 class Program:
     """Straight-line array code for one direction of a scan."""
 
@@ -37,24 +47,33 @@ class Program:
         self._filename = filename
         self._make: Callable[..., Any] = known["make"]
         self._run: Callable[..., Any] = known["run"]
-        self._pool: dict[int, list[Any]] = {}
+        self._pool: dict[int, list[Frame]] = {}
 
     def __del__(self) -> None:
         linecache.cache.pop(self._filename, None)
 
-    def frame(self, steps: int, rows: Rows | None = None) -> Any:
+    def frame(self, steps: int, rows: Rows | None = None) -> Frame:
         """Buffers for so many steps, from the pool if there are some."""
         if rows is not None:
-            return self._make(steps, rows)
+            return Frame(self._make(steps, rows))
         waiting = self._pool.get(steps)
         if waiting:
             try:
                 return waiting.pop()
             except IndexError:  # another thread was faster
                 pass
-        return self._make(steps)
+        return Frame(self._make(steps))
 
-    def give_back(self, steps: int, frame: Any, rows: Rows | None = None) -> None:
+    def frame_behind(self, front: Frame, steps: int, rows: Rows | None, lend: Callable[[], list[Any]]) -> Frame:
+        """Buffers beside those of the run that goes before, which lends the stacks that it kept."""
+        found = front.behind.get(self)
+        if found is None:
+            more = () if rows is None else (rows,)
+            lent = (lend(),) if any(self.source.lent) else ()
+            found = front.behind[self] = Frame(self._make(steps, *more, *lent))
+        return found
+
+    def give_back(self, steps: int, frame: Frame, rows: Rows | None = None) -> None:
         """Let a later call have a frame."""
         if rows is not None:
             return  # lengths are hardly ever the same twice
@@ -90,22 +109,25 @@ class Program:
         carry: Sequence[Any],
         elems: Sequence[Any],
         captured: Sequence[Any],
-        frame: Any,
+        frame: Frame,
         fresh: Sequence[Any],
         rows: Rows | None = None,
     ) -> tuple[list[Any], list[Any]]:
         """The final states and the sums; stacks are found in the frame and the fresh arrays, see `stack`."""
         more = () if rows is None else (rows,)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-            return self._run(steps, carry, elems, captured, frame, fresh, *more)  # type: ignore[no-any-return]
+            return self._run(steps, carry, elems, captured, frame.arrays, fresh, *more)  # type: ignore[no-any-return]
 
-    def stack(self, place: int, reverse: bool, frame: Any, fresh: Sequence[Any]) -> Any:
+    def stack(self, place: int, reverse: bool, frame: Frame | None, fresh: Sequence[Any]) -> Any:
         """A stacked result."""
-        source, index, part = self.source.kept[place]
-        array = fresh[index] if source == "fresh" else frame[index]
-        if part == "all":
+        kept = self.source.kept[place]
+        if kept.source == "frame":
+            assert frame is not None  # noqa: S101  # there is one where something is kept in it
+            return frame.arrays[kept.place]
+        array = fresh[kept.place]
+        if kept.part == "all":
             return array
-        return array[:-1] if (part == "before") != reverse else array[1:]
+        return array[:-1] if (kept.part == "before") != reverse else array[1:]
 
 
 def _realised(value: Any, backend: Backend) -> Any:

@@ -72,8 +72,8 @@ def static_text(value: Any, const: Callable[[Any, str], str]) -> str:
 
 
 RESERVED = (
-    "T", "N", "carry", "elems", "captured", "frame", "fresh", "rows", "make", "run", "start", "stop", "now", "xp",
-    "empty", "zeros", "views", "rows_of", "dot", "matmul", "copyto", "sum_of", "asarray", "scatter_add",
+    "T", "N", "carry", "elems", "captured", "frame", "fresh", "lent", "rows", "make", "run", "start", "stop", "now",
+    "xp", "empty", "zeros", "views", "rows_of", "dot", "matmul", "copyto", "sum_of", "asarray", "scatter_add",
     "broadcast_to", "step_numbers", "copy_to_shape", "first_rows", "packed_views", "take_rows", "sum_of_steps",
     "times_steps", "zip", "min", "max", "range", "slice", "and", "or", "not", "if", "in", "is", "for", "def", "return",
     "lambda", "del", "pass", "None", *UFUNCS.values(),

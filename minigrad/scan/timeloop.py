@@ -256,7 +256,7 @@ def _may_widen(line: Call) -> bool:
         and stacked.shape == shared.shape == out.shape
         and all(p.exact and p.place is not None and p.place.part == "all" for p in (stacked, shared, out))
         and all(p.place.columns is not None and p.place.buffer.lead == "T" for p in (stacked, out) if p.place)
-        and all(p.place.buffer.kind == "frame" for p in (stacked, out) if p.place)
+        and all(p.place.buffer.kind != "fresh" for p in (stacked, out) if p.place)
         and shared.place is not None
         and not shared.place.buffer.lead
         and shared.place.columns is None

@@ -22,11 +22,13 @@ from minigrad.scan.text import RESERVED, Number, brackets, tuple_of
 class Variables:
     """The variables of a program in the making, and the lines that define them.
 
-    Those of buffers are defined in `make` and exported to `run`; those of inputs and results in `run`.
+    Those of buffers, and of what is lent, are defined in `make` and exported to `run`; those of inputs and results in
+    `run`.
     """
 
-    def __init__(self, plan: Plan, once: Sequence[Symbol], reverse: bool) -> None:
+    def __init__(self, plan: Plan, once: Sequence[Symbol], reverse: bool, lent: Sequence[Symbol] = ()) -> None:
         self.plan = plan
+        self.lent = dict.fromkeys(lent)
         self.body, self.stages = plan.body, plan.stages
         self.place, self.carry_place, self.frozen = plan.place, plan.carry_place, plan.frozen
         self.aligned = plan.packing.aligned if plan.packing else set()
@@ -45,7 +47,8 @@ class Variables:
         for leaf in [*self.body.elems, *self.body.captured, *self.body.carry]:
             name = self.input_name(leaf)
             if leaf not in self.carry_place:
-                self.whole[leaf] = (name, "run")
+                self.whole[leaf] = (name, "make" if leaf in self.lent else "run")
+        self.exports += [self.input_name(leaf) for leaf in self.lent]
 
     # ---- names -------------------------------------------------------------------------------------------------
 
@@ -109,6 +112,9 @@ class Variables:
     def claim(self, buffer: Buffer) -> None:
         """Name a buffer, and have it made."""
         owner = buffer.owner
+        if buffer.kind == "lent":
+            buffer.name = self.input_name(owner)
+            return
         if owner in self.carry_place:
             buffer.name = self.fresh_name(self.named(owner) + ("_states" if buffer.lead else "_now"))
         else:
@@ -127,7 +133,7 @@ class Variables:
 
     def home(self, buffer: Buffer) -> str:
         """The function that defines a buffer."""
-        return "make" if buffer.kind == "frame" else "run"
+        return "run" if buffer.kind == "fresh" else "make"
 
     def define(self, name: str, text: str, home: str) -> tuple[str, str]:
         """Define a variable."""
@@ -175,7 +181,7 @@ class Variables:
             return self.define(name, self.part_of(place), self.home(place.buffer))
         if symbol in self.place:
             place = self.place[symbol]
-            if place.part == "all" and place.columns is None:
+            if place.part == "all" and place.columns is None and place.buffer.kind != "lent":
                 return place.buffer.name, self.home(place.buffer)
             return self.define(self.whole_name(symbol), self.part_of(place), self.home(place.buffer))
         if not is_view(symbol) or not self.is_made(symbol):

@@ -36,6 +36,9 @@ class _Replay:
         self.next = dict(zip(plan.body.carry, plan.body.next, strict=True))
         for leaf, place in plan.carry_place.items():
             self.write(place, leaf, 0)
+        for leaf in plan.spent:
+            for t in TIMES:
+                self.write(plan.place[leaf], leaf, t)
 
     def stage(self, stage: Stage) -> None:
         """Do a stage in its order: a loop step by step, all else node by node."""
