@@ -123,6 +123,7 @@ def race(
     seconds, reached = dict.fromkeys(trainers, 0.0), dict[str, float | None]()
     for done in range(TURN, most + 1, TURN):
         for name in trainers.keys() - reached.keys():
+            time.sleep(timing.REST)
             started = time.perf_counter()
             for _ in range(TURN):
                 trainers[name]()

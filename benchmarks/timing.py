@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pathlib
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ POOLS = (  # the last is what JAX reads
 )  # fmt: skip
 UNTIMED_BELOW = 0.05  # seconds: steps shorter than this get an untimed call first, to warm the caches
 FEWEST_ROUNDS = 5
+REST = 0.1  # seconds: OpenBLAS's threads sleep after about a quarter of that without work
 SAMPLE = 0.005  # seconds: one sample of a short step lasts about this long
 
 
@@ -101,19 +103,24 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds a call, one sample a round for each step; all steps take a turn in every round.
 
-    Stops after `rounds` rounds, or after `seconds` and five rounds. A short step is called once untimed at
-    each turn, as the caches hold the last contestant's data, and then often enough to be measured. Garbage
-    collection is on, since its work is part of the price, and each turn begins without garbage.
+    Stops after `rounds` rounds, or after `seconds` and five rounds. The order of the turns is drawn for each round,
+    and before each there is a rest: threads of one library that wait for more work, spinning, would take time from
+    the next. A short step is called once untimed at each turn, as the caches hold the last contestant's data, and
+    then often enough to be measured. Garbage collection is on, since its work is part of the price, and each turn
+    begins without garbage.
     """
     samples: dict[str, list[float]] = {name: [] for name in steps}
+    order, draws = list(steps), random.Random(0)
     started = time.perf_counter()
     with without_garbage():
         for done in range(rounds):
             if done >= FEWEST_ROUNDS and time.perf_counter() - started > seconds:
                 break
-            for name, step in steps.items():
+            draws.shuffle(order)
+            for name in order:
                 gc.collect()
-                samples[name].append(sample(step, expected=min(samples[name], default=0.0)))
+                time.sleep(REST)
+                samples[name].append(sample(steps[name], expected=min(samples[name], default=0.0)))
     return samples
 
 

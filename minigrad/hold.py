@@ -25,22 +25,24 @@ class Hold:
         self.backend = backend
         self.below = below
         self.going = False
-        self.waiting: list[Array] = []  # views to release after this one: NumPy refuses while it is read-only
+        self.waiting: list[Array] | None = None  # views to release after this one: NumPy refuses while it is read-only
         backend.freeze(array)
 
     def __del__(self) -> None:
         self.going = True
+        array, backend = self.array, self.backend
         with _lock:
-            known = _holds.get(id(self.array))
-            if known is not None and known() not in (None, self):
+            known = _holds.pop(id(array), None)
+            if known is not None and (other := known()) is not None and other is not self:
+                _holds[id(array)] = known
                 return  # another thread has taken the array over
-            _holds.pop(id(self.array), None)
             below, self.below = self.below, None
-            self.backend.thaw(self.array)
-            if below is not None and not self.backend.is_writeable(self.array):
-                below.waiting.append(self.array)
-            for view in self.waiting:
-                self.backend.thaw(view)
+            backend.thaw(array)
+            if below is not None and not backend.is_writeable(array):
+                below.waiting = below.waiting or []
+                below.waiting.append(array)
+            for view in self.waiting or ():
+                backend.thaw(view)
 
 
 _holds: dict[int, weakref.ref[Hold]] = {}

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -33,8 +32,7 @@ _deferred: ContextVar[Callable[[Callable[[tuple[int, ...]], Any]], Any] | None] 
 """While a scan's body is traced: takes what draws for the path of a step, gives what stands for all its draws."""
 
 
-@contextmanager
-def deferred(take: Callable[[Callable[[tuple[int, ...]], Any]], Any]) -> Iterator[None]:
+def deferred(take: Callable[[Callable[[tuple[int, ...]], Any]], Any]) -> scoped:
     """Hand draws to `take` as functions of the path of their step, instead of drawing.
 
     >>> from minigrad import random
@@ -42,8 +40,7 @@ def deferred(take: Callable[[Callable[[tuple[int, ...]], Any]], Any]) -> Iterato
     ...     random.bernoulli(2, seed=0, p=1.0)
     Tensor([1., 1.])
     """
-    with scoped(_deferred, take):
-        yield
+    return scoped(_deferred, take)
 
 
 def path() -> tuple[int, ...]:
@@ -65,17 +62,23 @@ def _drawn(seed: int | Sequence[int], dtype: Any, make: Callable[[np.random.Gene
     return Tensor(take(lambda at: np.asarray(make(_generator(seeds, at, call))).astype(np.dtype(dtype))))
 
 
-@contextmanager
-def steps() -> Iterator[Callable[[int], None]]:
+class steps:  # noqa: N801  # reads like the statement that it makes
     """A scan's scope (inside those of the scans around it): call what it gives with t when step t begins."""
-    outer = (*_path.get(), _next_call())
 
-    def enter(t: int) -> None:
-        _path.set((*outer, t))
+    __slots__ = ("outer", "tokens")
+
+    def __enter__(self) -> Callable[[int], None]:
+        self.outer = (*_path.get(), _next_call())
+        self.tokens = _path.set(self.outer), _calls.set(0)
+        return self.enter
+
+    def __exit__(self, *_: object) -> None:
+        _path.reset(self.tokens[0])
+        _calls.reset(self.tokens[1])
+
+    def enter(self, t: int) -> None:
+        _path.set((*self.outer, t))
         _calls.set(0)
-
-    with scoped(_path, outer), scoped(_calls, 0):
-        yield enter
 
 
 def _next_call() -> int:

@@ -85,7 +85,8 @@ class Op:
             cls = values[-1].__class__
             if cls is not kind and cls not in WEAK:
                 if kind is not None or cls not in BACKEND_OF_TYPE:
-                    return self._convert_and_call(args, static)
+                    take = getattr(cls, "__minigrad_op__", None)
+                    return take(self, args, static) if take else self._convert_and_call(args, static)
                 kind = cls
         if kind is None:
             return self._convert_and_call(args, static)
@@ -119,7 +120,8 @@ class Op:
         An array without values (in a body that is being traced) takes the call itself.
         """
         for arg in args:
-            take = getattr(arg.array if isinstance(arg, Box) else arg, "__minigrad_op__", None)
+            array = arg.array if isinstance(arg, Box) else arg
+            take = getattr(array.__class__, "__minigrad_op__", None)
             if take is not None:
                 return take(self, args, static)
         return self(*as_values(self.name, args), **static)

@@ -22,6 +22,8 @@ Axes = tuple[int, ...]
 
 def _kept(x: Value, like: Value, axis: Axes) -> Value:
     """A reduced value, or its cotangent, with its reduced axes back as axes of size 1, so that it broadcasts."""
+    if not x.shape:
+        return x
     return reshape_(x, shape=tuple(1 if a in axis else n for a, n in enumerate(like.shape)))
 
 

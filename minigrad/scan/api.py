@@ -13,6 +13,7 @@ from minigrad.scan.carry import Carry, Leaves, as_leaves
 from minigrad.scan.loop import run_loop
 from minigrad.scan.problem import Problem
 from minigrad.scan.run import run_compiled
+from minigrad.tape import Value
 from minigrad.tensor import Tensor
 
 Fn = Callable[[Any, Any], Any]
@@ -67,10 +68,17 @@ def scan(
     interval = _interval(checkpoint, problem.steps)
     plain = unroll or problem.active == 0
     state, stacked = run_loop(problem, interval) if plain else run_compiled(problem, interval)
-    results = (state, stacked) if has_output else stacked
-    if any(isinstance(leaf, Tensor) for leaf in [*problem.elems, *problem.carry.leaves]):
-        return tree.map(lambda leaf: leaf if isinstance(leaf, Tensor) else Tensor(leaf), results)
-    return tree.map(lambda leaf: leaf.array if isinstance(leaf, Tensor) and not leaf.requires_grad else leaf, results)
+    boxed = any(isinstance(leaf, Tensor) for leaf in [*problem.elems, *problem.carry.leaves])
+    assert problem.output_structure is not None  # noqa: S101  # `fn` was called or traced
+    stacked = problem.output_structure.build([_given(leaf, boxed) for leaf in stacked])
+    return (problem.carry.structure.build([_given(leaf, boxed) for leaf in state]), stacked) if has_output else stacked
+
+
+def _given(leaf: Value, boxed: bool) -> Value:
+    """A result as the caller gets it: an array only where arrays alone went in and no gradient depends on it."""
+    if isinstance(leaf, Tensor):
+        return leaf if boxed or leaf.record is not None else leaf.array
+    return Tensor(leaf) if boxed else leaf
 
 
 def problem_of(

@@ -21,8 +21,8 @@ from minigrad.transforms import checkpoint
 from minigrad.walk import reachable
 
 
-def run_loop(problem: Problem, interval: int | None) -> tuple[Any, Any]:
-    """The final state, and the stacked outputs (the stacked states if there are none)."""
+def run_loop(problem: Problem, interval: int | None) -> tuple[Leaves, Leaves]:
+    """The leaves of the final state, and of the stacked outputs (the stacked states if there are none)."""
     problem.replace_padding()
     steps: list[Leaves] = [[] for _ in range(problem.steps)]
     for leaf in problem.elems:
@@ -41,9 +41,7 @@ def run_loop(problem: Problem, interval: int | None) -> tuple[Any, Any]:
             outputs = [_joined(parts) for parts in zip(*(stacks[::-1] if problem.reverse else stacks), strict=True)]
         else:
             outputs = _stacks_of_nothing(problem, enter)
-    outputs = with_idle_steps(problem, state, outputs)
-    assert problem.output_structure is not None  # noqa: S101  # `fn` was called at least once
-    return problem.carry.structure.build(state), problem.output_structure.build(outputs)
+    return state, with_idle_steps(problem, state, outputs)
 
 
 def _run(

@@ -18,17 +18,14 @@ from minigrad.scan.symbol import current
 from minigrad.tape import Value
 
 
-def run_compiled(problem: Problem, interval: int | None) -> tuple[Any, Any]:
-    """The final state, and the stacked outputs (the stacked states if there are none)."""
+def run_compiled(problem: Problem, interval: int | None) -> tuple[Leaves, Leaves]:
+    """The leaves of the final state, and of the stacked outputs (the stacked states if there are none)."""
     with random.steps() as enter:
         scan, captured, draws = compiled(problem, enter)
         drawn: list[Value] = [_drawn(make, problem.active, scan.backend) for make in draws]
     if problem.rows is None:
-        state, outputs = _run_all(problem, scan, drawn, captured, interval)
-    else:
-        state, outputs = _run_packed(problem, problem.rows, scan, drawn, captured, interval)
-    assert problem.output_structure is not None  # noqa: S101  # `fn` was traced
-    return problem.carry.structure.build(state), problem.output_structure.build(outputs)
+        return _run_all(problem, scan, drawn, captured, interval)
+    return _run_packed(problem, problem.rows, scan, drawn, captured, interval)
 
 
 def _run_all(
