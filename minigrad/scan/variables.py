@@ -273,3 +273,13 @@ class Variables:
             (self.make if symbol.op is CONSTANT else self.run).append(f"copyto({name}, {variable})")
             self.whole[key] = (name, "make")
         return self.whole[key][0]
+
+    def ones(self, rows: int, like: Symbol) -> str:
+        """A one for each row of all steps."""
+        key = ("ones", rows, like.dtype.char)
+        if key not in self.whole:
+            name = self.fresh_name("ones")
+            self.allocate(name, f"T * {rows}", (), like.dtype)
+            self.make.append(f"{name}.fill(1)")
+            self.whole[key] = (name, "make")
+        return self.whole[key][0]
