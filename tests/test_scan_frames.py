@@ -164,3 +164,17 @@ def test_what_is_the_same_at_all_steps_is_spread_to_the_rows(draws):
     forward = mg.explain.program(step, xs, start, has_output=True).forward.source
     loop = forward[forward.index("for each step") :]
     assert re.search(r"multiply\(\w+, table\w*_spread, ", loop), "one run over memory, not one a row"
+
+
+def test_frames_of_other_lengths_use_the_same_memory(draws):
+    """And what an earlier call gave stays as it was."""
+    step, weights, xs, start = lstm(draws)
+    mine, theirs = [], []
+    for lengths in ([7, 7, 7, 7], [1, 2, 3, 4], [7, 0, 5, 5], [0, 0, 0, 1], [7, 7, 7, 6]):
+        for unroll, results in ((False, mine), (True, theirs)):
+            states = mg.scan(step, xs, start, has_output=True, lengths=lengths, unroll=unroll)[1]
+            (states * states).sum().backward()
+            results.append([states.data, *gradients(weights)])
+    for found, expected in zip(mine, theirs, strict=True):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)

@@ -1,9 +1,10 @@
 """From a body to a program: the Python source that computes it.
 
 The source has two functions. `make(T)` makes a frame: the buffers for T steps, and views of each step in them. `run`
-computes in a frame. What a forward run keeps is lent to the frame of the backward run, which may write over it. Values
-of all steps stand in stacks (T, ...), whose names end in `_all`; what a step alone needs stands in a buffer that every
-step uses again.
+computes in a frame. With lengths, whose sum is hardly ever the same twice, `make` is given `empty`, which hands out
+memory of earlier frames. What a forward run keeps is lent to the frame of the backward run, which may write over it.
+Values of all steps stand in stacks (T, ...), whose names end in `_all`; what a step alone needs stands in a buffer that
+every step uses again.
 """
 
 from __future__ import annotations
@@ -186,12 +187,13 @@ class _Emitter(Calls):
         ]
         run = self.fuse([*inputs, *head, *self.run])
         rows = ", rows" if self.packed else ""
+        memory = ", empty" if self.packed else ""
         lent = "".join(f"{self.input_name(leaf)}, " for leaf in self.lent)
         make = ["N = rows.total"] if rows else []
         make += [f"({lent}) = lent"] if lent else []
         make += [*self.make, f"return ({frame})"]
         return Source(
-            f"def make(T{rows}{', lent' if lent else ''}):\n" + "".join(f"    {line}\n" for line in make),
+            f"def make(T{rows}{memory}{', lent' if lent else ''}):\n" + "".join(f"    {line}\n" for line in make),
             f"def run(T, carry, elems, captured, frame, fresh{rows}):\n" + "".join(f"    {line}\n" for line in run),
             self.constants,
             [Fresh(int(b.lead == "T + 1"), b.shape, b.dtype, b.lead == "N") for b in self.fresh],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,13 +23,33 @@ FRAMES_KEPT = 2
 """Frames that wait for the next call with as many steps."""
 
 
+class Memory:
+    """Arrays for frames that are made in the same order again and again, of sizes that change."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.make = backend.xp.empty
+        self.arrays: list[Any] = []
+        self.taken = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """The next array, in memory that served before if it is large enough."""
+        size, place = math.prod(shape), self.taken
+        self.taken += 1
+        if place == len(self.arrays):
+            self.arrays.append(self.make((size,), dtype))
+        elif self.arrays[place].size < size:
+            self.arrays[place] = self.make((size + size // 8,), dtype)
+        return self.arrays[place][:size].reshape(shape)
+
+
 class Frame:
     """Buffers, and views of them, that one run at a time computes in; `behind` are those of programs that read them."""
 
-    __slots__ = ("arrays", "behind")
+    __slots__ = ("arrays", "memory", "behind")
 
-    def __init__(self, arrays: Any) -> None:
+    def __init__(self, arrays: Any, memory: Memory | None = None) -> None:
         self.arrays = arrays
+        self.memory = memory
         self.behind: dict[Program, Frame] = {}
 
 
@@ -48,6 +69,7 @@ class Program:
         self._make: Callable[..., Any] = known["make"]
         self._run: Callable[..., Any] = known["run"]
         self._pool: dict[int, list[Frame]] = {}
+        self._memory: list[Memory] = []
 
     def __del__(self) -> None:
         linecache.cache.pop(self._filename, None)
@@ -55,7 +77,7 @@ class Program:
     def frame(self, steps: int, rows: Rows | None = None) -> Frame:
         """Buffers for so many steps, from the pool if there are some."""
         if rows is not None:
-            return Frame(self._make(steps, rows))
+            return self._packed(steps, rows)
         waiting = self._pool.get(steps)
         if waiting:
             try:
@@ -68,15 +90,27 @@ class Program:
         """Buffers beside those of the run that goes before, which lends the stacks that it kept."""
         found = front.behind.get(self)
         if found is None:
-            more = () if rows is None else (rows,)
             lent = (lend(),) if any(self.source.lent) else ()
-            found = front.behind[self] = Frame(self._make(steps, *more, *lent))
+            made = Frame(self._make(steps, *lent)) if rows is None else self._packed(steps, rows, *lent)
+            found = front.behind[self] = made
         return found
+
+    def _packed(self, steps: int, rows: Rows, *lent: Any) -> Frame:
+        """Buffers for the rows of all steps, in memory of earlier ones."""
+        try:
+            memory = self._memory.pop()
+        except IndexError:
+            memory = Memory(self.backend)
+        memory.taken = 0
+        return Frame(self._make(steps, rows, memory.empty, *lent), memory)
 
     def give_back(self, steps: int, frame: Frame, rows: Rows | None = None) -> None:
         """Let a later call have a frame."""
-        if rows is not None:
-            return  # lengths are hardly ever the same twice
+        if rows is not None:  # lengths are hardly ever the same twice, so only the memory serves again
+            for program, part in [(self, frame), *frame.behind.items()]:
+                if part.memory is not None and len(program._memory) < FRAMES_KEPT:  # noqa: SLF001  # of its own class
+                    program._memory.append(part.memory)  # noqa: SLF001
+            return
         waiting = self._pool.setdefault(steps, [])
         if len(waiting) < FRAMES_KEPT:
             waiting.append(frame)

@@ -74,7 +74,7 @@ class TimeLoop:
         if node.op is matmul:
             self.products += 1
             operands = [e.solid(i) if e.is_once(i) else name for i, name in zip(node.inputs, operands, strict=True)]
-        elif is_ufunc(node) and e.plan.packing is None and not e.kernels:
+        elif is_ufunc(node) and not e.kernels:
             operands = [self.spread(i, node, name) for i, name in zip(node.inputs, operands, strict=True)]
         destination = self.reference(node) if node in e.place else None
         e.step_call(node, operands, destination, self.lines, "    ")
@@ -95,9 +95,18 @@ class TimeLoop:
         """
         e = self.e
         same = e.is_once(symbol) and math.prod(symbol.shape) > 1 and symbol.shape != node.shape
-        if not same or math.prod(node.shape) * symbol.dtype.itemsize > FULL:
+        if not same or math.prod(node.shape) * symbol.dtype.itemsize > FULL or symbol in e.aligned:
             return name
-        return e.spread(symbol, node.shape)
+        variable = e.spread(symbol, node.shape)
+        if node not in e.aligned:
+            return variable
+        steps = self.steps(variable, "make", "first_rows")
+        known = [loop for loop, walked in self.zipped.items() if walked == steps]
+        if known:
+            return known[0]
+        loop = e.fresh_name(variable + "_now")
+        self.zipped[loop] = steps
+        return loop
 
     def hand_on(self) -> None:
         """Copy the new states to where the next step finds them, unless they were computed there."""
