@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 
 import numpy as np
 import pytest
 
 import minigrad as mg
+import strict
 from minigrad import nn, optim
 from minigrad.backend import get_backend
 
@@ -19,7 +21,10 @@ MAKERS = {
     "SGD": lambda params: optim.SGD(params, lr=0.1),
     "momentum": lambda params: optim.SGD(params, lr=0.1, momentum=0.9),
     "nesterov": lambda params: optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+    "Adagrad": lambda params: optim.Adagrad(params, lr=0.5),
+    "RMSProp": lambda params: optim.RMSProp(params, lr=0.1),
     "Adam": lambda params: optim.Adam(params, lr=0.1),
+    "AdamW": lambda params: optim.AdamW(params, lr=0.1, weight_decay=0.25),
 }
 
 
@@ -81,6 +86,25 @@ def test_nesterov(backend):
     np.testing.assert_allclose(second, P - 0.1 * ((1.9 + 0.81) * G1 + 1.9 * G2), **TIGHT)
 
 
+def test_adagrad(backend):
+    """Over the root of the sum of squares so far."""
+    p = leaf(P)
+    first, second = two_steps(optim.Adagrad([p], lr=0.1, eps=1e-3), p)
+    expected = P - 0.1 * G1 / (np.abs(G1) + 1e-3)
+    np.testing.assert_allclose(first, expected, **TIGHT)
+    np.testing.assert_allclose(second, expected - 0.1 * G2 / (np.sqrt(G1**2 + G2**2) + 1e-3), **TIGHT)
+
+
+def test_rmsprop(backend):
+    """Over the root of the mean square: 0.3 g1^2, then 0.7 * 0.3 g1^2 + 0.3 g2^2."""
+    p = leaf(P)
+    first, second = two_steps(optim.RMSProp([p], lr=0.1, decay=0.7, eps=1e-3), p)
+    expected = P - 0.1 * G1 / (np.sqrt(0.3 * G1**2) + 1e-3)
+    np.testing.assert_allclose(first, expected, **TIGHT)
+    expected = expected - 0.1 * G2 / (np.sqrt(0.21 * G1**2 + 0.3 * G2**2) + 1e-3)
+    np.testing.assert_allclose(second, expected, **TIGHT)
+
+
 def test_adam(backend):
     """Step 1: the corrected moments are g and g ** 2. Step 2: weighted means of both gradients."""
     p = leaf(P)
@@ -92,10 +116,67 @@ def test_adam(backend):
     np.testing.assert_allclose(second, expected - 0.1 * m / (np.sqrt(v) + 1e-3), **TIGHT)
 
 
-def test_adam_by_default():
+def test_adamw(backend):
+    """Adam's two steps, and besides each p loses lr * weight_decay = 0.025 of what it was before."""
     p = leaf(P)
-    first, _ = two_steps(optim.Adam([p]), p)
-    np.testing.assert_allclose(first, P - 1e-3 * G1 / (np.abs(G1) + 1e-8), **TIGHT)
+    first, second = two_steps(optim.AdamW([p], lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.25), p)
+    expected = P - 0.1 * G1 / (np.abs(G1) + 1e-3) - 0.025 * P
+    np.testing.assert_allclose(first, expected, **TIGHT)
+    m = (0.8 * 0.2 * G1 + 0.2 * G2) / (1 - 0.8**2)
+    v = (0.9 * 0.1 * G1**2 + 0.1 * G2**2) / (1 - 0.9**2)
+    np.testing.assert_allclose(second, expected - 0.1 * m / (np.sqrt(v) + 1e-3) - 0.025 * expected, **TIGHT)
+
+
+def test_the_decay_of_adamw_is_outside_of_the_moments():
+    """With no gradient but zeros, Adam stands still; AdamW multiplies by 1 - lr * weight_decay."""
+    p = leaf(P)
+    opt = optim.AdamW([p], lr=0.5, weight_decay=0.5)
+    give(p, np.zeros(3))
+    opt.step()
+    np.testing.assert_array_equal(host(p), 0.75 * P)
+    assert not opt.state_dict()["m.0"].any()
+
+
+@pytest.mark.parametrize(
+    ("opt", "first"),
+    [
+        (optim.Adam, P - 1e-3 * G1 / (np.abs(G1) + 1e-8)),
+        (optim.AdamW, P - 1e-3 * G1 / (np.abs(G1) + 1e-8) - 1e-5 * P),
+        (optim.Adagrad, P - 1e-2 * G1 / (np.abs(G1) + 1e-10)),
+        (optim.RMSProp, P - 1e-3 * G1 / (np.sqrt(0.1) * np.abs(G1) + 1e-8)),
+    ],
+    ids=["Adam", "AdamW", "Adagrad", "RMSProp"],
+)
+def test_the_numbers_by_default(opt, first):
+    p = leaf(P)
+    np.testing.assert_allclose(two_steps(opt([p]), p)[0], first, **TIGHT)
+
+
+TORCH = {
+    "SGD": (optim.SGD, {"lr": 0.1}, {}),
+    "SGD, momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9}, {}),
+    "SGD, Nesterov": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}, {}),
+    "Adagrad": (optim.Adagrad, {"lr": 0.1, "eps": 1e-4}, {}),
+    "RMSprop": (optim.RMSProp, {"lr": 0.1, "eps": 1e-4}, {"decay": 0.8}),
+    "Adam": (optim.Adam, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-4}, {}),
+    "AdamW": (optim.AdamW, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-4, "weight_decay": 0.3}, {}),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_ten_steps_of_torch(name):
+    torch = pytest.importorskip("torch", reason="torch cannot be imported, so its optimisers cannot be compared")
+    ours, same, own = TORCH[name]
+    theirs = getattr(torch.optim, name.split(",", maxsplit=1)[0])
+    p, q = leaf(P), torch.tensor(P, requires_grad=True)
+    opt = ours([p], **same, **own)
+    reference = theirs([q], **same, **({"alpha": own["decay"]} if own else {}))
+    for g in np.random.default_rng(0).normal(size=(10, 3)):
+        give(p, g)
+        q.grad = torch.tensor(g)
+        opt.step()
+        reference.step()
+        np.testing.assert_allclose(host(p), q.detach().numpy(), rtol=1e-13, atol=1e-15)
 
 
 def test_a_changed_learning_rate_acts_at_once(backend):
@@ -123,11 +204,12 @@ def test_shapes_and_dtypes_are_kept(make, dtype, shape, backend):
     assert p.dtype == np.dtype(dtype)
 
 
-def test_every_optimiser_goes_downhill(make, backend):
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "AdamW"])  # which ends nearer to 0
+def test_every_optimiser_goes_downhill(name, backend):
     """To the minimum of a quadratic form whose axes are tilted and stretched."""
     A, target = backend.asarray(np.array([[3.0, 0.5], [0.5, 1.0]])), backend.asarray(np.array([1.0, -2.0]))
     p = leaf([0.0, 0.0])
-    opt = make([p])
+    opt = MAKERS[name]([p])
 
     def loss():
         d = p - target
@@ -136,6 +218,8 @@ def test_every_optimiser_goes_downhill(make, backend):
     for _ in range(300):
         loss().backward()
         opt.step()
+        if name == "RMSProp":  # whose steps are about as long as lr, to the end
+            opt.lr *= 0.97
     assert float(host(loss())) < 1e-8
 
 
@@ -186,6 +270,11 @@ def test_wrong_params_are_refused(params, error, message):
         (lambda p: optim.Adam(p, betas=(0.9, 1.0)), r"beta2 lies in \[0, 1\), got 1.0"),
         (lambda p: optim.Adam(p, betas=(-0.1, 0.9)), r"beta1 lies in"),
         (lambda p: optim.Adam(p, eps=-1.0), r"eps lies in"),
+        (lambda p: optim.AdamW(p, weight_decay=-0.1), r"weight_decay lies in \[0, inf\), got -0.1"),
+        (lambda p: optim.Adagrad(p, eps=-1.0), r"eps lies in"),
+        (lambda p: optim.Adagrad(p, lr=float("inf")), r"lr lies in"),
+        (lambda p: optim.RMSProp(p, eps=-1.0), r"eps lies in"),
+        (lambda p: optim.RMSProp(p, decay=1.0), r"decay lies in \[0, 1\), got 1.0"),
     ],
 )
 def test_wrong_numbers_are_refused(make, message):
@@ -316,6 +405,18 @@ def test_the_names_in_a_state(backend):
     assert opt.state_dict()["count.x"].dtype == np.int64
 
 
+@pytest.mark.parametrize(
+    ("opt", "names"),
+    [
+        (optim.Adagrad, ["lr", "eps", "count.w", "s.w"]),
+        (optim.RMSProp, ["lr", "decay", "eps", "count.w", "v.w"]),
+        (optim.AdamW, ["lr", "beta1", "beta2", "eps", "weight_decay", "count.w", "m.w", "v.w"]),
+    ],
+)
+def test_the_names_in_the_states_of_others(opt, names):
+    assert list(opt({"w": leaf(P)}).state_dict()) == names
+
+
 def test_a_state_that_does_not_fit_changes_nothing():
     p = leaf(P)
     opt = optim.Adam({"w": p})
@@ -342,6 +443,17 @@ def test_a_state_of_another_kind_of_optimiser_is_refused():
 
 
 # ---- clipping ------------------------------------------------------------------------------------------------------
+
+CLIPS = {
+    "clip_global_norm": optim.clip_global_norm,
+    "clip_value": optim.clip_value,
+    "Clip": lambda params, limit: optim.Clip(limit)(params),
+}
+
+
+@pytest.fixture(params=CLIPS)
+def clip(request):
+    return CLIPS[request.param]
 
 
 def test_clipping_scales_all_gradients_together(backend):
@@ -374,12 +486,26 @@ def test_clipping_a_0d_gradient(backend):
     assert type(a.grad) is backend.array_type
 
 
-def test_the_norm_of_no_gradients_and_of_zeros_is_0():
+def test_the_norm_of_zeros_is_0(clip):
     a = leaf([1.0])
-    assert optim.clip_global_norm([a], 1.0) == 0.0
     give(a, [0.0])
-    assert optim.clip_global_norm([a], 1.0) == 0.0
+    assert clip([a], 1.0) == 0.0
     assert a.grad == [0.0]
+
+
+def test_clipping_after_the_step_is_an_error(clip):
+    """It would clip nothing, without a word: the step has cleared the gradients."""
+    a = leaf([1.0])
+    give(a, [3.0])
+    optim.SGD([a], 0.1).step()
+    with pytest.raises(RuntimeError, match=r"clip after backward\(\) and before step\(\)"):
+        clip([a], 1.0)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
+def test_a_limit_that_is_not_above_0_is_an_error(clip, limit):
+    with pytest.raises(ValueError, match=r"max_(norm|value) is a number above 0, got"):
+        clip([leaf([1.0])], limit)
 
 
 def test_the_norm_does_not_overflow_in_the_gradients_own_dtype(backend):
@@ -400,10 +526,91 @@ def test_a_norm_that_is_no_number_is_an_error_and_changes_nothing(bad, backend):
     np.testing.assert_array_equal(host(b.grad), [bad])
 
 
-@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
-def test_a_limit_is_above_0(max_norm):
-    with pytest.raises(ValueError, match="max_norm is a number above 0"):
-        optim.clip_global_norm([leaf(P)], max_norm)
+def test_values_are_limited_one_by_one(backend):
+    a, b, unused, empty = leaf([0.0] * 4), leaf(1.0, "float32"), leaf(1.0), leaf([])
+    give(a, [3.0, -4.0, 0.5, -1.0])
+    give(b, -8.0)
+    give(empty, [])
+    assert optim.clip_value({"a": a, "b": b, "unused": unused, "empty": empty}, 1.0) == 8.0
+    np.testing.assert_array_equal(host(a.grad), [1.0, -1.0, 0.5, -1.0])
+    assert host(b.grad) == -1.0
+    assert (b.grad.dtype, type(b.grad)) == (np.float32, backend.array_type)
+    assert unused.grad is None
+
+
+def test_values_within_the_limit_change_no_bit():
+    a = leaf([1.0, 1.0])
+    give(a, [3.0, -4.0])
+    g = a.grad
+    assert optim.clip_value([a], 4.0) == 4.0
+    assert a.grad is g
+
+
+def test_the_largest_of_empty_gradients_is_0():
+    a = leaf([])
+    give(a, [])
+    assert optim.clip_value([a], 1.0) == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_value_that_is_no_number_is_an_error_and_changes_nothing(bad, order, backend):
+    params = {name: leaf([1.0, 1.0]) for name in order}
+    give(params["a"], [3.0, 4.0])
+    give(params["b"], [bad, 5.0])
+    with pytest.raises(FloatingPointError, match=r"largest gradient is (nan|inf), .*changed; NaN or infinite: b$"):
+        optim.clip_value(params, 1.0)
+    np.testing.assert_array_equal(host(params["a"].grad), [3.0, 4.0])
+    np.testing.assert_array_equal(host(params["b"].grad), [bad, 5.0])
+
+
+@pytest.mark.parametrize("name", ["clip_global_norm", "clip_value"])
+def test_clipping_waits_for_the_device_once(name):
+    params = [leaf(values).to("strict") for values in ([1.0, 2.0], [[3.0]])]
+    params = [mg.tensor(p, requires_grad=True) for p in params]
+    for p in params:
+        give(p, np.full(p.shape, 3.0))
+    with strict.expect_syncs(1):
+        getattr(optim, name)(params, 1.0)
+
+
+def test_clip_counts_how_often_it_fired(backend):
+    a, clip = leaf([0.0, 0.0]), optim.Clip(5.0)
+    assert math.isnan(clip.last_norm)
+    for g, norm, fired in (([3.0, 4.0], 5.0, 0), ([6.0, 8.0], 10.0, 1), ([0.0, 1.0], 1.0, 1), ([0.0, -7.0], 7.0, 2)):
+        give(a, g)
+        other = leaf([0.0, 0.0])
+        give(other, g)
+        assert clip([a]) == optim.clip_global_norm([other], 5.0) == clip.last_norm == norm
+        np.testing.assert_array_equal(host(a.grad), host(other.grad))
+        assert clip.fired == fired
+    assert (clip.calls, clip.max_norm) == (4, 5.0)
+    assert repr(clip) == "Clip(5): fired in 2 of 4 calls, last norm 7"
+
+
+def test_a_clip_that_raises_has_not_counted():
+    a, clip = leaf([0.0]), optim.Clip(1.0)
+    give(a, [2.0])
+    clip([a])
+    give(a, [np.nan])
+    with pytest.raises(FloatingPointError):
+        clip([a])
+    assert (clip.calls, clip.fired, clip.last_norm) == (1, 1, 2.0)
+
+
+def test_the_counts_of_a_clip_are_a_state():
+    a, clip = leaf([0.0]), optim.Clip(1.0)
+    for g in (2.0, 0.5):
+        give(a, [g])
+        clip([a])
+    resumed = optim.Clip(9.0)
+    resumed.load_state_dict(clip.state_dict())
+    assert vars(resumed) == vars(clip) == {"max_norm": 1.0, "calls": 2, "fired": 1, "last_norm": 0.5}
+    assert [type(value) for value in vars(resumed).values()] == [float, int, int, float]
+    state = clip.state_dict()
+    del state["fired"]
+    with pytest.raises(ValueError, match="does not fit Clip, nothing was changed: fired is missing"):
+        resumed.load_state_dict(state)
 
 
 # ---- all of it -----------------------------------------------------------------------------------------------------

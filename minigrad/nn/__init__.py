@@ -7,6 +7,14 @@ derivative. `dynamic_rnn` runs it over sequences with `scan`. Rows are samples e
 from minigrad.nn import initialisers
 from minigrad.nn.cells import GRUCell, LSTMCell, LSTMState, RNNCell
 from minigrad.nn.layers import Embedding, Linear
+from minigrad.nn.losses import (
+    binary_cross_entropy,
+    bits_per_character,
+    mean_squared_error,
+    perplexity,
+    reduce_losses,
+    sequence_loss,
+)
 from minigrad.nn.module import Module
 from minigrad.nn.recurrent import dynamic_rnn
 
@@ -18,6 +26,12 @@ __all__ = [
     "Linear",
     "Module",
     "RNNCell",
+    "binary_cross_entropy",
+    "bits_per_character",
     "dynamic_rnn",
     "initialisers",
+    "mean_squared_error",
+    "perplexity",
+    "reduce_losses",
+    "sequence_loss",
 ]

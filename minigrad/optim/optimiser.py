@@ -1,8 +1,4 @@
-"""Optimisers: how parameters follow their gradients, and clipping by the global norm.
-
-`params` is a Module, a tensor, or a pytree of both. `step()` binds a new array to each parameter's `.data`, never
-writes into the old one, which the tape or a copy may still need, and clears `.grad`.
-"""
+"""What all optimisers share: finding the parameters, steps, states."""
 
 from __future__ import annotations
 
@@ -30,7 +26,7 @@ class Optimiser:
     numbers: ClassVar[tuple[str, ...]] = ("lr",)
 
     def __init__(self, params: Params, lr: float) -> None:
-        self.lr = _checked("lr", lr, 0.0, math.inf)
+        self.lr = checked("lr", lr, 0.0, math.inf)
         self.params = trainable(params)
         self.counts = dict.fromkeys(self.params, 0)
         self.kept = {
@@ -116,119 +112,6 @@ class Optimiser:
             self.kept[path] = tuple(arrays[f"{slot}.{path}"] for slot in self.slots)
 
 
-class SGD(Optimiser):
-    """Gradient descent, with momentum if asked for.
-
-        v = momentum * v + g
-        p = p - lr * v                        with nesterov=True: p - lr * (g + momentum * v)
-
-    ValueError for an lr below 0, a momentum outside [0, 1), or nesterov without momentum.
-    Sources: Polyak (1964); Sutskever et al., "On the importance of initialization and momentum" (2013), for Nesterov's.
-    Here lr multiplies v as a whole, so changing it acts on all of v at once.
-
-    >>> import minigrad as mg
-    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
-    >>> opt = mg.optim.SGD([x], lr=0.1)
-    >>> (x * x).sum().backward()
-    >>> opt.step()
-    >>> x
-    Tensor([0.8, 1.6], requires_grad)
-    """
-
-    numbers = ("lr", "momentum", "nesterov")
-
-    def __init__(self, params: Params, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self.momentum = _checked("momentum", momentum, 0.0, 1.0)
-        self.nesterov = bool(nesterov)
-        if nesterov and not momentum:
-            raise ValueError("nesterov=True needs a momentum above 0")
-        self.slots = ("velocity",) if momentum else ()
-        super().__init__(params, lr)
-
-    def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
-        if not slots:
-            return (p - self.lr * g,)
-        v = self.momentum * slots[0] + g
-        return p - self.lr * (g + self.momentum * v if self.nesterov else v), v
-
-
-class Adam(Optimiser):
-    """Steps of about lr in every coordinate: the mean of the gradients over the root of the mean of their squares.
-
-        m = beta1 * m + (1 - beta1) * g       v = beta2 * v + (1 - beta2) * g**2
-        p = p - lr * m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)       t: the parameter's count of steps
-
-    ValueError for an lr or eps below 0, or a beta outside [0, 1).
-    Source: Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
-
-    >>> import minigrad as mg
-    >>> x = mg.tensor([1.0, -2.0], requires_grad=True)
-    >>> opt = mg.optim.Adam({"x": x}, lr=0.1)
-    >>> (x * x).sum().backward()
-    >>> opt.step()
-    >>> x
-    Tensor([ 0.9, -1.9], requires_grad)
-    """
-
-    slots = ("m", "v")
-    numbers = ("lr", "beta1", "beta2", "eps")
-
-    def __init__(
-        self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-    ) -> None:
-        beta1, beta2 = betas
-        self.beta1, self.beta2 = _checked("beta1", beta1, 0.0, 1.0), _checked("beta2", beta2, 0.0, 1.0)
-        self.eps = _checked("eps", eps, 0.0, math.inf)
-        super().__init__(params, lr)
-
-    def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
-        m, v = slots
-        m = self.beta1 * m + (1 - self.beta1) * g
-        v = self.beta2 * v + (1 - self.beta2) * (g * g)
-        mean = m / (1 - self.beta1**count)
-        size = backend_of(p).xp.sqrt(v / (1 - self.beta2**count)) + self.eps
-        return p - self.lr * (mean / size), m, v
-
-
-def clip_global_norm(params: Params, max_norm: float) -> float:
-    """Scale all gradients down together so that their joint Euclidean norm is at most `max_norm`.
-
-    Returns the norm before clipping, computed in float64; waits for the device. Parameters without a gradient count
-    as 0. FloatingPointError, and nothing changes, where the norm is NaN or infinite: scaling by it would turn
-    gradients into NaN or 0 without a word. ValueError for a max_norm that is not above 0.
-    Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
-
-    >>> import minigrad as mg
-    >>> x = mg.tensor([3.0, 4.0], requires_grad=True)
-    >>> (x * x).sum().backward()
-    >>> mg.optim.clip_global_norm([x], 1.0), x.grad
-    (10.0, array([0.6, 0.8]))
-    """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm is a number above 0, got {max_norm}")
-    found = {path: p for path, p in trainable(params).items() if p.grad is not None}
-    if not found:
-        return 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = {path: _sum_of_squares(p) for path, p in found.items()}
-        norm = math.sqrt(float(sum(squares.values())))  # one wait for the device, for all of them
-    if not math.isfinite(norm):
-        broken = [path for path, square in squares.items() if not math.isfinite(float(square))]
-        raise FloatingPointError(
-            f"the gradients have the norm {norm}, nothing was changed; NaN or too large: {', '.join(broken)}"
-        )
-    if norm > max_norm:
-        for p in found.values():
-            g: Array = p.grad
-            p.grad = p.backend.asarray(g * (max_norm / norm))
-    return norm
-
-
-def _sum_of_squares(p: Tensor) -> Array:
-    xp = p.backend.xp
-    return xp.sum(xp.square(p.grad, dtype=np.float64))
-
-
 def trainable(params: Params) -> dict[str, Tensor]:
     """The parameters of a Module, or the tensors and modules' parameters of a pytree, by path; each tensor once.
 
@@ -261,13 +144,10 @@ def _find(path: str, item: Any, found: dict[str, Tensor], known: set[int]) -> No
         found[path] = item
 
 
-def _checked(name: str, value: Any, low: float, high: float) -> float:
+def checked(name: str, value: Any, low: float, high: float) -> float:
     """A number in [low, high)."""
     if not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} is a number, got {type(value).__name__}")
     if not low <= value < high:
         raise ValueError(f"{name} lies in [{low:g}, {high:g}), got {value}")
     return float(value)
-
-
-__all__ = ["SGD", "Adam", "Optimiser", "clip_global_norm"]
