@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 import minigrad as mg
 from minigrad import nn, optim
 from minigrad.backend import get_backend
-from minigrad.training import checkpoint, load, save
+from minigrad.training import checkpoint, conventions, convert_update, load, save
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="checkpoints need the extra `training`")
 
@@ -394,6 +397,265 @@ def test_the_mode_of_a_new_file_is_that_of_any_new_file(path, tmp_path):
     save(path, {}, {})
     (tmp_path / "plain").write_text("")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# ---- conventions ---------------------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    def __init__(self, update="keep", reset="before"):
+        self.layers = [nn.LSTMCell(2, 2, seed=0), nn.GRUCell(2, 2, update, reset, seed=1)]
+        self.out = nn.Linear(2, 1, seed=2)
+        self.tied = self.layers[1]
+
+
+def test_conventions_are_those_of_every_cell_by_path():
+    assert conventions(Net("write")) == {
+        "layers.0": conventions(nn.LSTMCell(2, 2))[""],
+        "layers.1": {"gates": "rzn", "update": "write", "reset": "before"},
+    }
+    assert conventions(nn.LSTMCell(2, 2))[""]["gates"] == "ifgo"
+    assert conventions(nn.LSTMCell(2, 2, coupled=True))[""]["gates"] == "igo"
+    assert conventions(nn.Linear(2, 2)) == {}
+
+
+def test_any_module_may_have_conventions():
+    class Own(nn.Module):
+        gates, update, forget_bias_in = "fc", 0.5, "call"
+
+    assert conventions(Own()) == {"": {"gates": "fc", "forget_bias_in": "call"}}
+
+
+def test_a_conversion_is_offered_only_for_the_order_of_gates_that_it_knows(path):
+    class Other(nn.Module):
+        gates = "zrn"
+
+        def __init__(self, update):
+            self.update = update
+
+    save(path, {}, module=Other("keep"))
+    with pytest.raises(ValueError, match="update is 'keep' there and 'write' here; build the module with the conv"):
+        load(path, module=Other("write"))
+
+
+def test_a_file_of_the_same_conventions_is_loaded(path, backend):
+    net = Net("write", "after")
+    save(path, net.state_dict(), {"step": 3}, module=net)
+    arrays, meta = load(path, module=Net("write", "after"))
+    assert meta == {"step": 3, "conventions": conventions(net)}
+    assert_same_bits(arrays, {name: host(a) for name, a in net.state_dict().items()})
+    assert_same_bits(load(path)[0], arrays)
+
+
+@pytest.mark.parametrize(
+    ("saved", "module", "message"),
+    [
+        (
+            nn.GRUCell(1, 2, "write"),
+            nn.GRUCell(1, 2),
+            r"module: update is 'write' there and 'keep' here; .* convert: arrays = .*convert_update\(arrays, ''\)$",
+        ),
+        (
+            Net(),
+            Net("write"),
+            r"layers.1.update is 'keep' there and 'write' here; .* convert: .*convert_update\(arrays, 'layers.1'\)$",
+        ),
+        (
+            Net("keep", "after"),
+            Net("keep", "before"),
+            "layers.1.reset is 'after' there and 'before' here; build the module with the conventions of the file$",
+        ),
+        (
+            Net("keep", "after"),
+            Net("write", "before"),
+            "update is 'keep' there and 'write' here, layers.1.reset is 'after' there and 'before' here; build",
+        ),
+        (nn.GRUCell(2, 3), nn.LSTMCell(2, 3), "gates is 'rzn' there and 'ifgo' here, update is 'keep' there and None"),
+        (nn.GRUCell(2, 3), nn.Linear(2, 3), "gates is 'rzn' there and None here"),
+        (nn.Linear(2, 3), nn.RNNCell(2, 3), "gates is None there and 'h' here"),
+    ],
+    ids=["convert", "convert inside", "rebuild", "both", "another cell", "no cell here", "no cell there"],
+)
+def test_a_file_of_other_conventions_is_refused_with_the_way_out(saved, module, message, path):
+    save(path, saved.state_dict(), module=saved)
+    with pytest.raises(ValueError, match=message):
+        load(path, module=module)
+    assert_same_bits(load(path)[0], {name: host(a) for name, a in saved.state_dict().items()})
+
+
+def test_a_file_that_tells_no_conventions_is_read_but_not_taken_to_agree(path):
+    cell = nn.GRUCell(2, 3, seed=0)
+    save(path, cell.state_dict(), {"step": 1})
+    assert load(path)[1] == {"step": 1}
+    assert load(path, module=nn.Linear(2, 3))[1] == {"step": 1}
+    with pytest.raises(ValueError, match="does not tell its conventions, and GRUCell has .*'keep'.* without module="):
+        load(path, module=cell)
+
+
+def test_conventions_of_your_own_are_not_written_over(path):
+    save(path, {}, {"conventions": "mine"})
+    assert load(path)[1] == {"conventions": "mine"}
+    with pytest.raises(ValueError, match="call yours by another name"):
+        save(path, {}, {"conventions": "mine"}, module=nn.GRUCell(2, 3))
+    meta = {"step": 1}
+    save(path, {}, meta, module=nn.GRUCell(2, 3))
+    assert meta == {"step": 1}
+
+
+@pytest.mark.parametrize("reset", ["before", "after"])
+@pytest.mark.parametrize(("there", "here"), [("keep", "write"), ("write", "keep")])
+def test_a_converted_gru_computes_the_same(there, here, reset, path, backend):
+    draw = np.random.default_rng(0)
+    old, new = (nn.GRUCell(2, 3, update, reset, dtype="float64") for update in (there, here))
+    old.load_state_dict({name: draw.normal(size=p.shape) for name, p in old.parameters().items()})
+    inputs, state = (backend.asarray(draw.normal(size=shape)) for shape in [(4, 5, 2), (4, 3)])
+    save(path, old.state_dict(), module=old)
+    arrays, _ = load(path)
+    new.load_state_dict(convert_update(arrays))
+    results = [nn.dynamic_rnn(cell, inputs, [5, 0, 3, 1], state) for cell in (old, new)]
+    for (outputs, final), (others, other_final) in [results]:
+        np.testing.assert_allclose(host(outputs), host(others), rtol=1e-13, atol=1e-15)
+        np.testing.assert_allclose(host(final), host(other_final), rtol=1e-13, atol=1e-15)
+        assert (host(final) != host(state)).any()
+
+
+def test_conversion_loses_no_bit(backend):
+    """z alone changes its sign, zeros and NaNs included; twice is the identity; the given arrays stay as they are."""
+    bits = np.random.default_rng(0).integers(0, 2**64, size=(7, 9), dtype=np.uint64)
+    matrix = bits.view(np.float64)
+    matrix[0] = 0.0
+    given = {"W_x": matrix[:2], "W_h": matrix[2:5], "b": matrix[5], "b_hn": matrix[6, :3]}
+    arrays = {f"cell.{name}": backend.asarray(a.copy()) for name, a in given.items()}
+    arrays |= {"other.W_x": backend.asarray(np.ones((2, 2))), "cell2.b": backend.asarray(np.ones(1))}
+    before = {name: host(a) for name, a in arrays.items()}
+    once = convert_update(arrays, "cell")
+    assert_same_bits({name: host(a) for name, a in arrays.items()}, before)
+    sign = np.uint64(2**63)
+    for name in ("W_x", "W_h", "b"):
+        expected = before[f"cell.{name}"].copy()
+        expected.view(np.uint64)[..., 3:6] ^= sign
+        assert host(once[f"cell.{name}"]).tobytes() == expected.tobytes()
+    assert_same_bits({name: host(a) for name, a in convert_update(once, "cell").items()}, before)
+    for name in ("cell.b_hn", "other.W_x", "cell2.b"):
+        assert once[name] is arrays[name]
+
+
+@pytest.mark.parametrize(
+    ("cell", "path", "message"),
+    [
+        (nn.GRUCell(2, 3), "layers.0", r"got at the path 'layers.0': \[\]"),
+        (nn.Linear(2, 3), "", r"W_x, W_h, b and perhaps b_hn, got at the path '': \['W', 'b'\]"),
+        (nn.LSTMCell(2, 3, peepholes=True), "", "'p_f'"),
+        (nn.LSTMCell(2, 4), "", r"W_x has the columns of three gates side by side, got \(2, 16\)"),
+    ],
+)
+def test_what_is_no_gru_is_not_converted(cell, path, message):
+    with pytest.raises(ValueError, match=message):
+        convert_update(cell.state_dict(), path)
+
+
+# ---- killed at any moment ------------------------------------------------------------------------------------------
+
+TRAINING = """
+import os, signal, sys
+import numpy as np
+import minigrad as mg
+from minigrad import nn, optim, training
+
+path, steps, tokens, die_at = sys.argv[1], 20, np.random.default_rng(0).integers(0, 5, size=70), int(sys.argv[2])
+
+class Model(nn.Module):
+    def __init__(self):
+        self.embedding, self.cell = nn.Embedding(5, 3, seed=0), nn.LSTMCell(3, 4, seed=0)
+        self.out = nn.Linear(4, 5, seed=0)
+
+model = Model()
+optimiser = optim.Adam(model, lr=0.1)
+store = training.StateStore(model.cell)
+step = 0
+if os.path.exists(path):
+    arrays, meta = training.load(path, module=model)
+    groups = {}
+    for name, array in arrays.items():
+        group, _, name = name.partition("/")
+        groups.setdefault(group, {})[name] = array
+    model.load_state_dict(groups["model"])
+    optimiser.load_state_dict(groups["optimiser"])
+    store.put(range(2), nn.LSTMState(groups["state"]["h"], groups["state"]["c"]))
+    step = meta["step"]
+
+def die_at_the_call(name, count):
+    function, calls = getattr(os, name), []
+    def call(*args):
+        calls.append(args)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args)
+    setattr(os, name, call)
+
+if die_at:
+    die_at_the_call("fsync" if die_at % 2 else "replace", die_at)
+
+chunks = list(training.streams(tokens, batch=2, chunk=6))
+while step < steps:
+    sys.stdin.readline()  # a step a line: so that whoever kills this knows that it was not at its end
+    inputs, targets, lengths = chunks[step % len(chunks)]
+    if step % len(chunks) == 0:
+        store.drop(range(2))
+    drop = mg.random.bernoulli((2, inputs.shape[1], 3), seed=(7, step), p=0.8, dtype="float32")
+    x = model.embedding(inputs) * drop
+    outputs, state = nn.dynamic_rnn(model.cell, x, lengths, store.take(range(2)))
+    mask = mg.sequence_mask(lengths, inputs.shape[1])
+    mg.sum(mg.where(mask, mg.cross_entropy(model.out(outputs), targets), 0)).backward()
+    optim.clip_global_norm(model, 1.0)
+    optimiser.step()
+    store.put(range(2), state)
+    step += 1
+    state = store.take(range(2))
+    groups = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "state": state._asdict()}
+    arrays = {f"{group}/{name}": array for group, part in groups.items() for name, array in part.items()}
+    training.save(path, arrays, {"step": step}, module=model)
+    print("saved", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def life(path, lines, die_at=0):
+    """One life of the training, which is given so many steps to go."""
+    command = [sys.executable, "-c", TRAINING, str(path), str(die_at)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            process.stdin.write("\n" * lines)
+            process.stdin.flush()
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no SIGKILL")
+def test_a_run_that_is_killed_at_any_moment_resumes_bit_for_bit(tmp_path):
+    """Some lives end at a random moment, some in the middle of saving, all before their fifth step; one goes on."""
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    draw = np.random.default_rng(0)
+    with life(whole, 20) as uninterrupted:
+        for steps in (1, 3, 2):
+            with life(killed, 4) as process:
+                assert [process.stdout.readline() for _ in range(steps)] == ["saved\n"] * steps
+                time.sleep(draw.uniform(0.0, 0.02))
+                process.kill()
+                assert process.wait(timeout=60) == -signal.SIGKILL
+        for die_at in (2, 3):  # before the new file is put in place, and before it is on disk
+            with life(killed, 4, die_at) as process:
+                assert process.wait(timeout=60) == -signal.SIGKILL
+        arrays, meta = load(killed)
+        assert 0 < meta["step"] < 20
+        with life(killed, 20) as process:
+            assert process.wait(timeout=60) == 0
+        assert uninterrupted.wait(timeout=60) == 0
+    expected, expected_meta = load(whole)
+    assert load(killed)[1] == expected_meta == {"step": 20, "conventions": {"cell": conventions(nn.LSTMCell(3, 4))[""]}}
+    assert_same_bits(load(killed)[0], expected)
+    assert all(expected[name].tobytes() != arrays[name].tobytes() for name in expected if name.startswith("model/"))
 
 
 # ---- safetensors is an extra ---------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from minigrad.backend import backend_of
+from minigrad.nn.module import Module
 from minigrad.tape import constant
+from minigrad.training.gate_conventions import check_conventions, conventions
 
 FORMAT = "minigrad checkpoint 1"
 DTYPES = frozenset(
@@ -27,12 +29,20 @@ DTYPES = frozenset(
 Host = np.ndarray[Any, Any]
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, Any], meta: dict[str, Any] | None = None) -> None:
+def save(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Any],
+    meta: dict[str, Any] | None = None,
+    module: Module | None = None,
+) -> None:
     """Write arrays (of any backend) by name, and `meta`, which is anything that JSON can hold.
 
+    module: whose conventions are written too, as `meta["conventions"]`, for `load` to compare; see `conventions`.
     The file is written beside `path` under another name and put in place when it is complete and on disk, so a
-    failure, Ctrl-C included, leaves what was there before. A missing folder is made.
-    TypeError for an array or a part of `meta` that would not come back as it was; ImportError without safetensors.
+    failure, Ctrl-C included, leaves what was there before. A process that is killed meanwhile may leave a hidden file
+    that ends in .tmp. A missing folder is made.
+    TypeError for an array or a part of `meta` that would not come back as it was; ValueError for a module and a
+    `meta["conventions"]` of your own; ImportError without safetensors.
 
     >>> import minigrad as mg, tempfile, os
     >>> cell = mg.nn.GRUCell(2, 3)
@@ -49,17 +59,30 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any], meta: dict[str
     meta = {} if meta is None else meta
     if not isinstance(meta, dict):
         raise TypeError(f"meta is a dict, got {type(meta).__name__}")
+    if module is not None:
+        if "conventions" in meta:
+            raise ValueError("with a module, save writes meta['conventions'] itself: call yours by another name")
+        meta = {**meta, "conventions": conventions(module)}
     _check_json(meta, "meta")
     text = json.dumps(meta)
     header = {"format": FORMAT, "meta": text, "sha256": _digest(host, text)}
     _write(Path(os.path.realpath(path)), library.numpy.save(host, metadata=header))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, Host], dict[str, Any]]:
+def load(path: str | os.PathLike[str], module: Module | None = None) -> tuple[dict[str, Host], dict[str, Any]]:
     """The NumPy arrays and the `meta` of a checkpoint, bit for bit as they were saved.
 
-    ValueError for a file that is damaged, cut short, or no checkpoint of minigrad; FileNotFoundError for none.
-    See `save` for an example.
+    module: the one that the arrays are for; ValueError, which says how to convert them, where its conventions are not
+    those of the file, or the file tells none. Nothing is loaded into it, and without it nothing is compared.
+    ValueError too for a file that is damaged, cut short, or no checkpoint of minigrad; FileNotFoundError for none.
+
+    >>> import minigrad as mg, tempfile, os
+    >>> cell = mg.nn.LSTMCell(2, 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     mg.training.save(path, cell.state_dict(), module=cell)
+    ...     arrays, meta = mg.training.load(path, module=cell)
+    >>> cell.load_state_dict(arrays)
     """
     library = _safetensors()
     path = Path(path)
@@ -81,7 +104,13 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Host], dict[str, Any]]
     text = header.get("meta", "")
     if header.get("sha256") != _digest(arrays, text):
         raise ValueError(f"{str(path)!r} is damaged: its contents differ from what was saved; use an older checkpoint")
-    return arrays, json.loads(text)
+    meta = json.loads(text)
+    if module is not None:
+        check_conventions(str(path), meta.get("conventions"), module)
+    return arrays, meta
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
 
 
 def _safetensors() -> ModuleType:
