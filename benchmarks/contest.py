@@ -69,13 +69,15 @@ def draw(size: Size, cell: str = "lstm") -> tuple[Array, Arrays]:
         "rnn": {"W_x": (I, H), "W_h": (H, H), "b": H},
         "stack": {"W_x": (I, 4 * H), "W_h": (H, 4 * H), "b": 4 * H}
         | {"W_x2": (H, 4 * H), "W_h2": (H, 4 * H), "b2": 4 * H},
+        "both": {"W_x": (I, 4 * H), "W_h": (H, 4 * H), "b": 4 * H}
+        | {"W_x2": (I, 4 * H), "W_h2": (H, 4 * H), "b2": 4 * H},
     }[cell]
     x = rng.normal(size=(T, B, I)).astype("float32")
     parameters = {}
     for name, shape in shapes.items():
         scale = 1 / math.sqrt(shape[0]) if isinstance(shape, tuple) else 0.1
         parameters[name] = (scale * rng.normal(size=shape)).astype("float32")
-        if cell in {"lstm", "stack"} and name.startswith("b"):
+        if cell in {"lstm", "stack", "both"} and name.startswith("b"):
             parameters[name][H : 2 * H] += 1
     return x, parameters
 

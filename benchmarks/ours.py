@@ -5,6 +5,7 @@ that is timed: forward, the sum of the squares of all outputs, backward.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,43 @@ def two_scans(x: Array, parameters: Arrays) -> Step:
     inputs, *weights = tensors = leaves(x, parameters)
     start = zeros(LSTM, x, parameters)
     return taped(parameters, tensors, lambda: run(LSTM, run(LSTM, inputs, weights[:3], start), weights[3:], start))
+
+
+def two_cells(
+    run: Callable[[mg.nn.LSTMCell, mg.nn.LSTMCell, mg.Tensor], mg.Tensor], x: Array, parameters: Arrays
+) -> Step:
+    """Two mg.nn.LSTMCells, put together by `run(first, second, inputs)`."""
+    arrays = list(parameters.values())
+    cells = [lstm_cell(*arrays[:3]), lstm_cell(*arrays[3:])]
+    inputs = mg.tensor(x, requires_grad=True)
+    tensors = [inputs, *(p for cell in cells for p in (cell.W_x, cell.W_h, cell.b))]
+    return taped(parameters, tensors, lambda: run(*cells, inputs))
+
+
+def lstm_cell(W_x: Array, W_h: Array, b: Array) -> mg.nn.LSTMCell:
+    cell = mg.nn.LSTMCell(len(W_x), len(W_h), dtype=str(W_x.dtype), seed=0)
+    cell.load_state_dict({"W_x": W_x, "W_h": W_h, "b": b})
+    return cell
+
+
+def outputs(net: Any, inputs: mg.Tensor, reverse: bool = False) -> mg.Tensor:
+    return mg.nn.dynamic_rnn(net, inputs, time_major=True, reverse=reverse)[0]
+
+
+def deep(first: mg.nn.LSTMCell, second: mg.nn.LSTMCell, inputs: mg.Tensor) -> mg.Tensor:
+    return outputs(mg.nn.Deep([first, second]), inputs)
+
+
+def layer_after_layer(first: mg.nn.LSTMCell, second: mg.nn.LSTMCell, inputs: mg.Tensor) -> mg.Tensor:
+    return outputs(second, outputs(first, inputs))
+
+
+def bidirectional(first: mg.nn.LSTMCell, second: mg.nn.LSTMCell, inputs: mg.Tensor) -> mg.Tensor:
+    return outputs(mg.nn.Bidirectional(first, second), inputs)
+
+
+def forth_and_back(first: mg.nn.LSTMCell, second: mg.nn.LSTMCell, inputs: mg.Tensor) -> mg.Tensor:
+    return mg.concatenate([outputs(first, inputs), outputs(second, inputs, reverse=True)], axis=-1)
 
 
 def layer(kind: str, x: Array, parameters: Arrays) -> Step:

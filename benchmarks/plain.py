@@ -122,5 +122,15 @@ def two_layers(x: Array, parameters: Arrays) -> Results:
     return results(parameters, outputs, np.sum(outputs**2), [*back_lower(d_between), *upper])
 
 
+def both_directions(x: Array, parameters: Arrays) -> Results:
+    arrays = list(parameters.values())
+    forward, back = through_time(lstm, x, arrays[:3])
+    backward, forth = through_time(lstm, x[::-1], arrays[3:])
+    outputs = np.concatenate([forward, backward[::-1]], axis=-1)
+    dx, *of_forward = back(2 * forward)
+    dx_reversed, *of_backward = forth(2 * backward)
+    return results(parameters, outputs, np.sum(outputs**2), [dx + dx_reversed[::-1], *of_forward, *of_backward])
+
+
 LSTM, VANILLA = partial(one_layer, lstm), partial(one_layer, vanilla)
 GRU_AFTER, GRU_BEFORE = partial(one_layer, gru_after), partial(one_layer, gru_before)

@@ -6,6 +6,7 @@ that is timed: forward, the sum of the squares of all outputs, backward.
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 from benchmarks.cells import LSTM, Array, Arrays, Cell, Step, results, zero_state
 
@@ -15,7 +16,17 @@ def torch_layer(name: str, x: Array, parameters: Arrays) -> Step:
     import torch
 
     layer = getattr(torch.nn, name)(len(parameters["W_x"]), len(parameters["W_h"]))
-    return torch_step(layer, "_l0", lambda inputs: layer(inputs)[0], x, parameters)
+    names = {name: THEIRS[name] + "_l0" for name in parameters}
+    return torch_step(layer, names, lambda inputs: layer(inputs)[0], x, parameters)
+
+
+def torch_two(second: str, x: Array, parameters: Arrays, **options: Any) -> Step:
+    """torch.nn.LSTM with two layers or two directions; `second` is what torch calls the second."""
+    import torch
+
+    layer = torch.nn.LSTM(len(parameters["W_x"]), len(parameters["W_h"]), **options)
+    names = {name: THEIRS[name.removesuffix("2")] + (second if name.endswith("2") else "_l0") for name in parameters}
+    return torch_step(layer, names, lambda inputs: layer(inputs)[0], x, parameters)
 
 
 def torch_loop(x: Array, parameters: Arrays) -> Step:
@@ -31,16 +42,23 @@ def torch_loop(x: Array, parameters: Arrays) -> Step:
             outputs.append(state[0])
         return torch.stack(outputs)
 
-    return torch_step(lstm, "", run, x, parameters)
+    return torch_step(lstm, {name: THEIRS[name] for name in parameters}, run, x, parameters)
 
 
-def torch_step(module: Array, suffix: str, run: Callable[[Array], Array], x: Array, parameters: Arrays) -> Step:
+THEIRS = {"W_x": "weight_ih", "W_h": "weight_hh", "b": "bias_ih", "b_x": "bias_ih", "b_h": "bias_hh"}
+
+
+def torch_step(
+    module: Array, names: dict[str, str], run: Callable[[Array], Array], x: Array, parameters: Arrays
+) -> Step:
+    """`names` are torch's of the parameters."""
     import torch
 
-    theirs = {"W_x": "weight_ih", "W_h": "weight_hh", "b": "bias_ih", "b_x": "bias_ih", "b_h": "bias_hh"}
-    copies = [getattr(module, theirs[name] + suffix) for name in parameters]
+    copies = [getattr(module, names[name]) for name in parameters]
     with torch.no_grad():
-        getattr(module, "bias_hh" + suffix).zero_()  # torch adds two biases, whether the cell has them or not
+        for name, theirs in module.named_parameters():
+            if name.startswith("bias_hh"):
+                theirs.zero_()  # torch adds two biases, whether the cell has them or not
         for copy, array in zip(copies, parameters.values(), strict=True):
             copy.copy_(torch.from_numpy(array.T.copy()))
     inputs = torch.tensor(x, requires_grad=True)

@@ -116,6 +116,28 @@ CONTESTANTS: dict[str, tuple[str, Contestants]] = {
             "minigrad-one-body": Contestant("minigrad", partial(ours.scan, cells.LSTM_STACK), plain.two_layers),
         },
     ),
+    "deep": (
+        "stack",
+        {
+            "torch-deep": Contestant("torch", partial(rivals.torch_two, "_l1", num_layers=2), plain.two_layers),
+            "minigrad-deep": Contestant("minigrad", partial(ours.two_cells, ours.deep), plain.two_layers),
+            "minigrad-layers": Contestant(
+                "minigrad", partial(ours.two_cells, ours.layer_after_layer), plain.two_layers
+            ),
+        },
+    ),
+    "bidirectional": (
+        "both",
+        {
+            "torch-both": Contestant(
+                "torch", partial(rivals.torch_two, "_l0_reverse", bidirectional=True), plain.both_directions
+            ),
+            "minigrad-both": Contestant("minigrad", partial(ours.two_cells, ours.bidirectional), plain.both_directions),
+            "minigrad-directions": Contestant(
+                "minigrad", partial(ours.two_cells, ours.forth_and_back), plain.both_directions
+            ),
+        },
+    ),
     "lengths": (
         "lstm",
         {
@@ -182,6 +204,16 @@ def report_stack(samples: Samples) -> None:
     contest.at_every_size(samples, "minigrad-one-body", "minigrad-two-scans", MOST["body"])
 
 
+def report_deep(samples: Samples) -> None:
+    contest.print_ratios(samples, "minigrad-deep", ["torch-deep", "minigrad-layers"])
+    contest.at_every_size(samples, "minigrad-deep", "minigrad-layers", MOST["body"])
+
+
+def report_bidirectional(samples: Samples) -> None:
+    contest.print_ratios(samples, "minigrad-both", ["torch-both", "minigrad-directions"])
+    contest.at_every_size(samples, "minigrad-both", "minigrad-directions", MOST["body"])
+
+
 def report_lengths(samples: Samples) -> None:
     contest.print_ratios(samples, "minigrad-lengths", ["minigrad-scan"])
     contest.at_every_size(samples, "minigrad-lengths", "minigrad-scan", lambda size: 0.7 if size.H >= 128 else 0.85)
@@ -194,6 +226,8 @@ REPORTS = {
     "rnn": report_rnn,
     "gates": report_gates,
     "stack": report_stack,
+    "deep": report_deep,
+    "bidirectional": report_bidirectional,
     "lengths": report_lengths,
 }
 

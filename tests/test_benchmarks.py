@@ -32,6 +32,8 @@ PARTS = {  # of benchmarks.rnn that are contests
     "rnn": {"minigrad": ["minigrad-vanilla", "minigrad-rnn"], "torch": ["torch-rnn"], "jax": ["jax-rnn"]},
     "gates": {"numpy": ["by-hand-best"], "minigrad": ["minigrad-scan", "minigrad-renamed", "minigrad-four"]},
     "stack": {"minigrad": ["minigrad-two-scans", "minigrad-one-body"]},
+    "deep": {"minigrad": ["minigrad-deep", "minigrad-layers"], "torch": ["torch-deep"]},
+    "bidirectional": {"minigrad": ["minigrad-both", "minigrad-directions"], "torch": ["torch-both"]},
     "lengths": {"minigrad": ["minigrad-scan", "minigrad-lengths"]},
     "linear": {"numpy": ["by-hand-best"], "minigrad": ["minigrad-scan"]},
 }
@@ -39,6 +41,8 @@ TARGETS = {  # what each part of benchmarks.rnn says about minigrad alone, or be
     "lstm": ["minigrad-nn / by-hand-best", "minigrad-scan / by-hand-best"],
     "gates": ["minigrad-renamed / by-hand-best", "minigrad-four / minigrad-scan"],
     "stack": ["minigrad-one-body / minigrad-two-scans"],
+    "deep": ["minigrad-deep / minigrad-layers"],
+    "bidirectional": ["minigrad-both / minigrad-directions"],
     "lengths": ["minigrad-lengths / minigrad-scan"],
     "overhead": ["trace, key and record", "a cache miss"],
     "linear": ["time of a step at T = 20 / at 10"],
