@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
 
 import cell_equations
 import minigrad as mg
 from cell_equations import EQUATIONS
-from minigrad import nn
+from minigrad import nn, tree
 from minigrad.backend import get_backend
+from minigrad.nn.equations import equations
 from minigrad.testing import check_grads
 
 INPUTS, UNITS, ROWS = 2, 3, 2
@@ -362,3 +366,378 @@ def test_wrong_sizes_are_refused(kind):
 def test_scan_sends_a_cell_to_dynamic_rnn():
     with pytest.raises(TypeError, match="dynamic_rnn"):
         mg.scan(nn.RNNCell(2, 3), np.ones((4, 1, 2), np.float32), np.zeros((1, 3), np.float32))
+
+
+# ---- options -------------------------------------------------------------------------------------------------------
+# Each cell with all its options once more, in plain NumPy, real or complex, and driven by a loop over ragged rows.
+
+
+def plain_rnn(w, x, h, activation):
+    h = activation(x @ w["W_x"] + h @ w["W_h"] + w["b"])
+    return h, (h,)
+
+
+def plain_gru(w, x, h, update, reset):
+    (W_xr, W_xz, W_xn), (W_hr, W_hz, W_hn) = (np.split(w[name], 3, axis=-1) for name in ("W_x", "W_h"))
+    b_r, b_z, b_n = np.split(w["b"], 3)
+    r = cell_equations.sigmoid(x @ W_xr + h @ W_hr + b_r)
+    z = cell_equations.sigmoid(x @ W_xz + h @ W_hz + b_z)
+    from_h = (r * h) @ W_hn if reset == "before" else r * (h @ W_hn + w["b_hn"])
+    n = np.tanh(x @ W_xn + from_h + b_n)
+    h = {"keep": z * h + (1 - z) * n, "write": z * n + (1 - z) * h}[update]
+    return h, (h,)
+
+
+def plain_norm(w, name, z):
+    centred = z - z.sum(axis=-1, keepdims=True) / z.shape[-1]
+    variance = (centred**2).sum(axis=-1, keepdims=True) / z.shape[-1]
+    return w[f"{name}.gain"] * centred / np.sqrt(variance + 1e-5) + w[f"{name}.bias"]
+
+
+def plain_lstm(w, x, h, c, peepholes, projection, clip, coupled, layer_norm):
+    from_x, from_h = x @ w["W_x"], h @ w["W_h"]
+    if layer_norm:
+        from_x, from_h = plain_norm(w, "norm_x", from_x), plain_norm(w, "norm_h", from_h)
+    letters = "igo" if coupled else "ifgo"
+    z = dict(zip(letters, np.split(from_x + from_h + w["b"], len(letters), axis=-1), strict=True))
+    peep = {letter: w[f"p_{letter}"] if peepholes else 0.0 for letter in z if letter != "g"}
+    i = cell_equations.sigmoid(z["i"] + peep["i"] * c)
+    f = 1 - i if coupled else cell_equations.sigmoid(z["f"] + peep["f"] * c)
+    c = f * c + i * np.tanh(z["g"])
+    if clip is not None:
+        c = np.where(np.abs(c.real) > clip, np.sign(c.real) * clip, c)
+    o = cell_equations.sigmoid(z["o"] + peep["o"] * c)
+    h = o * np.tanh(plain_norm(w, "norm_c", c) if layer_norm else c)
+    return (h @ w["W_p"] if projection else h), (h @ w["W_p"] if projection else h, c)
+
+
+PLAIN = {"RNNCell": plain_rnn, "GRUCell": plain_gru, "LSTMCell": plain_lstm}
+ACTIVATIONS = {"tanh": (mg.tanh, np.tanh), "sigmoid": (mg.sigmoid, cell_equations.sigmoid), "square": (mg.square,) * 2}
+
+
+class Case:
+    """A cell with some of its options, its oracle, and a batch of sequences; all numbers from one seed."""
+
+    def __init__(self, kind, options, inputs, units, rows, steps, lengths, seed):
+        self.kind, self.options, self.lengths = kind, options, lengths
+        self.rows = [steps] * rows if lengths is None else lengths
+        activation = {"activation": ACTIVATIONS[options["activation"]][0]} if kind == "RNNCell" else {}
+        self.cell = getattr(nn, kind)(inputs, units, **{**options, **activation}, dtype="float64")
+        draw = np.random.default_rng(seed)
+        self.weights = {path: 0.8 * draw.normal(size=p.shape) for path, p in self.cell.parameters().items()}
+        self.cell.load_state_dict(self.weights)
+        sizes = [part.shape[1] for part in tree.flatten(self.cell.zero_state(1))[0]]
+        self.states = [draw.uniform(0.3, 1.2, (rows, n)) * draw.choice([-1, 1], (rows, n)) for n in sizes]
+        self.inputs = draw.uniform(0.3, 1.2, (rows, steps, inputs)) * draw.choice([-1, 1], (rows, steps, inputs))
+        self.draw = draw
+        self.margin = np.inf  # of c to its limit, in any step
+
+    def __repr__(self):
+        shape = f"inputs {self.inputs.shape}, states {[s.shape for s in self.states]}, lengths {self.lengths}"
+        return f"{self.kind}({self.options}), {shape}"
+
+    def step(self, w, x, *states):
+        options = dict(self.options)
+        if self.kind == "RNNCell":
+            options["activation"] = ACTIVATIONS[options["activation"]][1]
+        if self.kind == "LSTMCell" and options["clip"] is not None:
+            _, (_, free) = plain_lstm(w, x, *states, **{**options, "clip": None})
+            self.margin = min(self.margin, np.abs(np.abs(free.real) - options["clip"]).min())
+        return PLAIN[self.kind](w, x, *states, **options)
+
+    @property
+    def point(self):
+        return self.weights | {"x": self.inputs} | {f"state{k}": s for k, s in enumerate(self.states)}
+
+    def plain(self, arrays):
+        """Outputs (B, T, H) and final states, every row by itself for exactly its own steps."""
+        states = [np.array(arrays[f"state{k}"]) for k in range(len(self.states))]
+        dtype = np.result_type(*arrays.values())
+        outputs = np.zeros((*self.inputs.shape[:2], states[0].shape[1]), dtype)
+        finals = [np.array(state, dtype) for state in states]
+        for row, length in enumerate(self.rows):
+            state = tuple(s[row] for s in states)
+            for t in range(length):
+                outputs[row, t], state = self.step(arrays, arrays["x"][row, t], *state)
+            for final, last in zip(finals, state, strict=True):
+                final[row] = last
+        return [outputs, *finals]
+
+    def run(self, arrays):
+        """The same by the cell, with these arrays or tensors in the place of its parameters."""
+        swap = {id(p): mg.asarray(arrays[path]) for path, p in self.cell.parameters().items()}
+        cell = copy.deepcopy(self.cell, swap)
+        states = [arrays[f"state{k}"] for k in range(len(self.states))]
+        outputs, final = nn.dynamic_rnn(cell, arrays["x"], self.lengths, packed(self.kind, states))
+        return parts(self.kind, outputs, final)
+
+
+@st.composite
+def cases(draw, units=4, rows=3, steps=3):
+    """Cells with any options, of at most these sizes."""
+    kind = draw(st.sampled_from(KINDS))
+    if kind == "RNNCell":
+        options = {"activation": draw(st.sampled_from(list(ACTIVATIONS)))}
+    elif kind == "GRUCell":
+        options = {
+            "update": draw(st.sampled_from(["keep", "write"])),
+            "reset": draw(st.sampled_from(["before", "after"])),
+        }
+    else:
+        options = {name: draw(st.booleans()) for name in ("peepholes", "coupled", "layer_norm")}
+        options |= {"projection": draw(st.sampled_from([None, 2, 4])), "clip": draw(st.sampled_from([None, 0.6]))}
+    least = 3 if options.get("layer_norm") else 1  # two normalised numbers are 1 and -1: a step, almost
+    units, inputs = draw(st.integers(least, units)), draw(st.integers(1, 3))
+    rows, steps = draw(st.integers(1, rows)), draw(st.integers(1, steps))
+    lengths = draw(st.none() | st.lists(st.integers(0, steps), min_size=rows, max_size=rows))
+    return Case(kind, options, inputs, units, rows, steps, lengths, draw(st.integers(0, 2**16 - 1)))
+
+
+SLOW = {"suppress_health_check": [HealthCheck.too_slow], "deadline": None}
+
+
+@settings(max_examples=40, **SLOW)
+@given(cases())
+def test_with_all_options_a_cell_is_its_plain_equations(case):
+    """Outputs, final states, and every first derivative, which the complex step gives exactly."""
+    cotangents = [case.draw.normal(size=out.shape) for out in case.plain(case.point)]
+
+    def loss(arrays, outs):
+        return sum((out * g).sum() for out, g in zip(outs(arrays), cotangents, strict=True))
+
+    for got, needed in zip(case.run(case.point), case.plain(case.point), strict=True):
+        np.testing.assert_allclose(host(got), needed, **TIGHT)
+    assume(case.margin > 1e-6)
+    expected = cell_equations.gradient(lambda arrays: loss(arrays, case.plain), case.point)
+    found = mg.grad(lambda arrays: loss(arrays, case.run))(case.point)
+    for name, needed in expected.items():
+        scale = max(1.0, np.abs(needed).max())
+        np.testing.assert_allclose(host(found[name]), needed, err_msg=name, rtol=1e-10, atol=1e-11 * scale)
+
+
+@settings(max_examples=12, **SLOW)
+@given(cases(units=3, rows=2, steps=2))
+def test_with_all_options_the_checker_agrees_at_both_orders(case):
+    case.plain(case.point)
+    assume(case.margin > 0.05)  # finite differences must not meet the kink of clip
+    assert check_grads(case.run, case.point, order=2).ok
+
+
+@settings(max_examples=25, **SLOW)
+@given(cases(), st.sampled_from([np.nan, np.inf, -np.inf, 1e308]))
+def test_with_all_options_padding_cannot_matter(case, poison):
+    """Bitwise, outputs, states and gradients; the gradient of the padding is exactly 0."""
+    poisoned = case.inputs.copy()
+    for row, length in enumerate(case.rows):
+        poisoned[row, length:] = poison
+    results = []
+    for x in (case.inputs, poisoned):
+        outs = []
+
+        def loss(arrays, outs=outs):
+            outs[:] = case.run(arrays)
+            return sum((out * out).sum() for out in outs)
+
+        gradients = mg.grad(loss)(case.point | {"x": x})
+        results.append([host(out).tobytes() for out in outs] + [host(gradients[name]).tobytes() for name in gradients])
+        for row, length in enumerate(case.rows):
+            assert (host(gradients["x"])[row, length:] == 0).all()
+    assert results[0] == results[1]
+
+
+def test_every_option_is_drawn():
+    """The strategy reaches each word and flag, so that the tests above are about all of them."""
+    seen = set()
+
+    @settings(max_examples=200, phases=[Phase.generate], database=None, **SLOW)
+    @given(cases())
+    def look(case):
+        seen.update((case.kind, *item) for item in case.options.items())
+        seen.add(case.lengths is None)
+
+    look()
+    flags = {("LSTMCell", name, flag) for name in ("peepholes", "coupled", "layer_norm") for flag in (True, False)}
+    limits = {("LSTMCell", "projection", size) for size in (None, 2, 4)}
+    words = {("GRUCell", "update", "keep"), ("GRUCell", "update", "write")}
+    words |= {("GRUCell", "reset", "before"), ("GRUCell", "reset", "after")}
+    assert seen >= flags | limits | words | {("LSTMCell", "clip", None), ("LSTMCell", "clip", 0.6), True, False}
+
+
+def test_the_parameters_that_options_add():
+    def shapes(cell):
+        return {path: p.shape for path, p in cell.parameters().items() if path not in ("W_x", "b")}
+
+    assert shapes(nn.GRUCell(2, 3, reset="after")) == {"W_h": (3, 9), "b_hn": (3,)}
+    assert shapes(nn.LSTMCell(2, 3, peepholes=True)) == {"W_h": (3, 12), "p_i": (3,), "p_f": (3,), "p_o": (3,)}
+    coupled = nn.LSTMCell(2, 3, coupled=True, peepholes=True)
+    assert shapes(coupled) == {"W_h": (3, 9), "p_i": (3,), "p_o": (3,)}
+    assert coupled.gates == "igo"
+    projected = nn.LSTMCell(2, 3, projection=5)
+    assert shapes(projected) == {"W_h": (5, 12), "W_p": (3, 5)}
+    assert [part.shape for part in projected.zero_state(4)] == [(4, 5), (4, 3)]
+    assert projected.gate("f").W_h.shape == (5, 3)
+    norms = {"norm_x.gain": 12, "norm_x.bias": 12, "norm_h.gain": 12, "norm_h.bias": 12, "norm_c.gain": 3}
+    norms["norm_c.bias"] = 3
+    assert shapes(nn.LSTMCell(2, 3, layer_norm=True)) == {"W_h": (3, 12)} | {k: (n,) for k, n in norms.items()}
+
+
+def test_a_new_option_starts_as_the_cell_without_it():
+    """Peepholes and b_hn start at 0, and with no need to clip, a clipped cell is the same, bit for bit."""
+    x = np.random.default_rng(0).normal(size=(ROWS, INPUTS))
+    plain = nn.LSTMCell(INPUTS, UNITS, dtype="float64", seed=0)
+    for options in ({"peepholes": True}, {"clip": 100.0}):
+        cell = nn.LSTMCell(INPUTS, UNITS, dtype="float64", seed=0, **options)
+        for got, needed in zip(cell(x, plain.zero_state(ROWS))[1], plain(x, plain.zero_state(ROWS))[1], strict=True):
+            np.testing.assert_array_equal(host(got), host(needed))
+    assert (host(nn.GRUCell(1, 2, reset="after").b_hn) == 0).all()
+
+
+def test_negating_the_update_gate_turns_keep_into_write():
+    keep = nn.GRUCell(INPUTS, UNITS, dtype="float64", seed=0)
+    write = nn.GRUCell(INPUTS, UNITS, update="write", dtype="float64")
+    negated = {path: array.copy() for path, array in keep.state_dict().items()}
+    for array in negated.values():
+        array[..., UNITS : 2 * UNITS] *= -1
+    write.load_state_dict(negated)
+    x, (h,), _ = point("GRUCell")
+    np.testing.assert_allclose(host(write(x, h)[0]), host(keep(x, h)[0]), **TIGHT)
+
+
+def test_clip_limits_the_memory_that_is_handed_on():
+    cell = nn.LSTMCell(1, 2, clip=0.5, dtype="float64", seed=0)
+    _, state = cell(np.ones((1, 1)), (np.zeros((1, 2)), np.array([[9.0, -9.0]])))
+    assert host(state.c).tolist() == [[0.5, -0.5]]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.GRUCell(2, 3, update="forget"), ValueError, "GRUCell: update is 'keep' or 'write', got 'forget'"),
+        (lambda: nn.GRUCell(2, 3, reset="later"), ValueError, "GRUCell: reset is 'before' or 'after', got 'later'"),
+        (lambda: nn.LSTMCell(2, 3, clip=0.0), ValueError, "clip is a positive number or None, got 0.0"),
+        (lambda: nn.LSTMCell(2, 3, clip=np.nan), ValueError, "clip is a positive number or None, got nan"),
+        (lambda: nn.LSTMCell(2, 3, projection=0), ValueError, "LSTMCell: projection is at least 1, got 0"),
+        (lambda: nn.LSTMCell(2, 3, coupled=True, forget_bias=2.0), ValueError, "f = 1 - i .*forget_bias=2.0"),
+        (lambda: nn.LSTMCell(2, 3, peephole=True), TypeError, "peephole"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_projected_state_is_told_from_the_memory():
+    cell = nn.LSTMCell(INPUTS, 4, projection=2)
+    x = np.ones((ROWS, INPUTS), np.float32)
+    with pytest.raises(ValueError, match=r"LSTMCell takes a state h of shape \(\.\.\., 2\), got \(2, 4\)"):
+        cell(x, cell.zero_state(ROWS)[::-1])
+
+
+# ---- equations -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untraced():
+    """No tracer (coverage, a debugger) hides the names of local variables."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
+
+
+NUMPY = {
+    **{name: getattr(np, name) for name in "tanh square sqrt sum split concatenate clip exp where".split()},
+    "sigmoid": cell_equations.sigmoid,
+}
+
+
+def evaluated(text, **arrays):
+    """What printed equations give for output and state, as plain Python with NumPy's functions."""
+    names = {**NUMPY, **arrays}
+    exec(text, names)
+    return tree.flatten((names["output"], names["state"]))[0]
+
+
+@settings(max_examples=40, **SLOW)
+@given(cases())
+def test_printed_equations_are_what_the_cell_computes(case):
+    """Also where a profiler hides the names of local variables."""
+    x = case.inputs[:, 0]
+    needed = tree.flatten(case.cell(x, packed(case.kind, case.states)))[0]
+    weights = {path.replace(".", "_"): array for path, array in case.weights.items()}
+    profiler = sys.getprofile()
+    for hidden in (None, lambda *_: None):
+        sys.setprofile(hidden)
+        try:
+            text = case.cell.equations()
+        finally:
+            sys.setprofile(profiler)
+        names = dict(zip("hc", case.states, strict=False))
+        names |= {f"state_{name}": state for name, state in names.items()} | {"state": case.states[0]}
+        for got, value in zip(evaluated(text, x=x, **names, **weights), needed, strict=True):
+            np.testing.assert_allclose(got, host(value), **TIGHT)
+
+
+def test_equations_read_like_the_cell(untraced):
+    assert nn.RNNCell(2, 3, activation=mg.relu).equations() == "h = relu(x @ W_x + h @ W_h + b)\noutput, state = h, h"
+    assert nn.GRUCell(2, 3, reset="after").equations().splitlines() == [
+        "from_x = x @ W_x + b",
+        "x_rz, x_n = split(from_x, [6], axis=-1)",
+        "h_rz, h_n = split(h @ W_h, [6], axis=-1)",
+        "r, z = split(sigmoid(x_rz + h_rz), 2, axis=-1)",
+        "n = tanh(x_n + r * (h_n + b_hn))",
+        "h = z * h + (1 - z) * n",
+        "output, state = h, h",
+    ]
+    assert nn.LSTMCell(2, 3, peepholes=True, projection=2, clip=1.5).equations().splitlines() == [
+        "z_i, z_f, z_g, z_o = split(x @ W_x + h @ W_h + b, 4, axis=-1)",
+        "i = sigmoid(z_i + p_i * c)",
+        "f = sigmoid(z_f + p_f * c)",
+        "g = tanh(z_g)",
+        "c = clip(f * c + i * g, -1.5, 1.5)",
+        "o = sigmoid(z_o + p_o * c)",
+        "h = (o * tanh(c)) @ W_p",
+        "output, state = h, (h, c)",
+    ]
+
+
+def test_a_changed_cell_prints_changed_equations(untraced):
+    class Leaky(nn.RNNCell):
+        def __call__(self, x, state):
+            h, _ = super().__call__(x, state)
+            h = 0.25 * state + 0.75 * h
+            return h, h
+
+    assert Leaky(2, 3).equations().splitlines() == [
+        "h = 0.25 * h + 0.75 * tanh(x @ W_x + h @ W_h + b)",
+        "output, state = h, h",
+    ]
+
+
+def test_equations_of_a_function_with_trees_of_its_own(untraced):
+    W, scale = np.array([[2.0, 1.0], [0.5, -1.0]]), 0.5
+
+    def cell(x, state):
+        total = state["total"] + x["a"] - (x["a"] - x["b"])
+        state = {"total": total, "old": state["total"]}
+        return (-(total**2) @ W / scale, total[:, :1]), state
+
+    x = {name: np.random.default_rng(k).normal(size=(3, 2)) for k, name in enumerate("ab")}
+    state = {"total": np.ones((3, 2)), "old": np.zeros((3, 2))}
+    text = equations(cell, x, state)
+    needed = tree.flatten(cell(x, state))[0]
+    for got, value in zip(
+        evaluated(text, W=W, x_a=x["a"], x_b=x["b"], state_total=state["total"], state_old=state["old"]),
+        needed,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, value)
+
+
+def test_equations_need_a_state():
+    with pytest.raises(TypeError, match="no_state has no zero_state: pass a state"):
+
+        def no_state(x, state):
+            return x, state
+
+        equations(no_state, np.ones((1, 2)))
