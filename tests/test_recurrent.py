@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,9 @@ import minigrad as mg
 from cell_equations import EQUATIONS
 from minigrad import nn
 from minigrad.backend import get_backend
+from minigrad.nn.bidirectional import Bidirectional
+from minigrad.nn.deep import Deep
+from minigrad.nn.wrappers import Residual
 
 B, T, INPUTS, UNITS = 5, 4, 2, 3
 LENGTHS = [2, 0, 4, 1, 3]
@@ -285,6 +291,178 @@ def test_a_users_module_is_a_cell_whose_parameters_learn():
     outputs, _ = nn.dynamic_rnn(cell, np.ones((1, 3)))
     outputs[0, 2].backward()  # 1 + rate + rate ** 2
     assert float(cell.rate.grad) == 2.0
+
+
+# ---- records of what a cell computes ---------------------------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    """A cell with variables to look at: an array, a tree, a number, and one that is assigned twice."""
+
+    def __init__(self):
+        self.W = mg.tensor([[0.5, -1.0, 0.25], [2.0, 0.0, 1.0]], requires_grad=True)
+
+    def __call__(self, x, state):
+        share = 0.5
+        gate = mg.sigmoid(x @ self.W)
+        parts = {"kept": gate * state, "new": (1 - gate) * share}
+        state = parts["kept"] + parts["new"]
+        return 2 * state, state
+
+    def zero_state(self, batch_size):
+        return np.zeros((batch_size, UNITS))
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_records_are_a_cells_variables_at_every_step(reverse, time_major, lengths, backend):
+    cell = Gated().to(backend.name)
+    inputs, _ = draws("GRUCell")
+    rows = [T] * B if lengths is None else lengths
+    x = backend.asarray(swapped(inputs, time_major).copy())
+    options = {"time_major": time_major, "reverse": reverse, "initial_state": mg.zeros((B, UNITS))}
+    outputs, final, recorded = nn.dynamic_rnn(cell, x, lengths, record=("parts", "gate", "state"), **options)
+    assert list(recorded) == ["parts", "gate", "state"]
+    mask = (np.arange(T) < np.array(rows)[:, None])[:, :, None]
+    gate = sigmoid(inputs @ host(cell.W))
+    np.testing.assert_allclose(swapped(host(recorded["gate"]), time_major), gate * mask, **TIGHT)
+    new = swapped(host(recorded["parts"]["new"]), time_major)
+    np.testing.assert_allclose(new, (1 - gate) / 2 * mask, **TIGHT)
+    np.testing.assert_array_equal(2 * host(recorded["state"]), host(outputs))  # the value it has in the end
+    unwatched, state = nn.dynamic_rnn(cell, x, lengths, **options)
+    np.testing.assert_array_equal(host(unwatched), host(outputs))
+    np.testing.assert_array_equal(host(state), host(final))
+
+
+def test_the_gates_of_an_lstm_are_on_record():
+    """As they act, not as sums before the sigmoid: together they give the memory and the output."""
+    inputs, states = draws("LSTMCell")
+    outputs, _, recorded = nn.dynamic_rnn(
+        build("LSTMCell"), inputs, initial_state=nn.LSTMState(*states), record=("i", "f", "g", "o", "c")
+    )
+    i, f, g, o, c = (host(recorded[name]) for name in "ifgoc")
+    before = np.concatenate([states[1][:, None], c[:, :-1]], axis=1)
+    np.testing.assert_allclose(c, f * before + i * g, **TIGHT)
+    np.testing.assert_allclose(host(outputs), o * np.tanh(c), **TIGHT)
+
+
+def test_gradients_pass_through_records():
+    cell, (inputs, _) = Gated(), draws("GRUCell")
+    _, _, recorded = nn.dynamic_rnn(cell, inputs, LENGTHS, record=["gate"])
+    recorded["gate"].sum().backward()
+    mask = (np.arange(T) < np.array(LENGTHS)[:, None])[:, :, None]
+    gate = sigmoid(inputs @ cell.W.data)
+    needed = np.einsum("bti,btu->iu", inputs, gate * (1 - gate) * mask)
+    np.testing.assert_allclose(cell.W.grad, needed, **TIGHT)
+
+
+def test_records_of_parts_have_their_paths():
+    inputs, _ = draws("GRUCell")
+    net = Deep([Bidirectional(Gated(), Residual(nn.RNNCell(INPUTS, INPUTS, dtype="float64"))), build_upper()])
+    names = ["layers.0.forward.gate", "layers.0.backward.cell.h", "layers.1.state"]
+    _, _, recorded = nn.dynamic_rnn(net, inputs, LENGTHS, record=names)
+    assert [(name, value.shape) for name, value in recorded.items()] == [
+        (names[0], (B, T, UNITS)), (names[1], (B, T, INPUTS)), (names[2], (B, T, UNITS)),
+    ]  # fmt: skip
+    _, _, alone = nn.dynamic_rnn(net.layers[0].forward, inputs, LENGTHS, record=["gate"])
+    np.testing.assert_array_equal(host(recorded[names[0]]), host(alone["gate"]))
+
+
+def build_upper():
+    return nn.GRUCell(UNITS + INPUTS, UNITS, dtype="float64")
+
+
+def test_any_function_can_be_recorded():
+    def decay(rate, x, state):
+        total = rate * state + x
+        return total, total
+
+    x = np.ones((1, 3, 2))
+    cell = functools.partial(decay, 0.5)
+    _, _, recorded = nn.dynamic_rnn(cell, x, initial_state=np.zeros((1, 2)), record=["total"])
+    assert recorded["total"][0, :, 0].tolist() == [1, 1.5, 1.75]
+    _, _, recorded = nn.dynamic_rnn(cell, x[:, :0], initial_state=np.zeros((1, 2)), record=["total"])
+    assert recorded["total"].shape == (1, 0, 2)
+
+
+def test_names_that_there_are_not_are_refused():
+    cell, (inputs, _) = Gated(), draws("GRUCell")
+    there = "'gates' is no variable of a cell's call that has a row for each sequence; those are gate, parts, state, x"
+    with pytest.raises(ValueError, match=there):
+        nn.dynamic_rnn(cell, inputs, record=["gate", "gates"])
+    with pytest.raises(ValueError, match="'share' is no variable"):
+        nn.dynamic_rnn(cell, inputs, record=["share"])
+    for names in ("gate", [1], 3):
+        with pytest.raises(TypeError, match=r'record is a tuple of names, for example \("i", "f"\), got'):
+            nn.dynamic_rnn(cell, inputs, record=names)
+
+
+def test_a_profiler_goes_on_while_variables_are_watched():
+    calls = []
+
+    def profiler(frame, event, arg):
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+
+    class Calling(Gated):
+        def __call__(self, x, state):
+            gate = self.through_a_helper(x)
+            return gate, state
+
+        def through_a_helper(self, x):
+            return x @ self.W
+
+    cell, (inputs, _) = Calling(), draws("GRUCell")
+    sys.setprofile(profiler)
+    try:
+        nn.dynamic_rnn(cell, inputs, record=["gate"])
+        assert sys.getprofile() is profiler
+        with pytest.raises(ValueError, match="matmul"):
+            nn.dynamic_rnn(cell, inputs[:, :, :1], record=["gate"])
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+    assert "through_a_helper" in calls
+
+
+def test_a_profiler_that_cannot_be_asked_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "getprofile", object)
+    with pytest.raises(RuntimeError, match="cannot see a cell's variables while object profiles the program"):
+        nn.dynamic_rnn(Gated(), draws("GRUCell")[0], record=["gate"])
+
+
+# ---- nets of a user that draw or walk more than once -----------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """A drawing net of a user: what `prepared` is for."""
+
+    def prepared(self, run):
+        seed = run.seed if run.draws("Noisy") else None
+
+        def step(x, state):
+            noise = 0.0 if seed is None else mg.random.normal(x.shape, seed)
+            return x + noise, state
+
+        return step
+
+    def zero_state(self, batch_size):
+        return np.zeros((batch_size, 1))
+
+
+def test_a_users_net_learns_whether_it_draws():
+    x = np.zeros((2, 3, 4))
+    assert not np.asarray(nn.dynamic_rnn(Noisy(), x, training=False)[0]).any()
+    one, again, other = (host(nn.dynamic_rnn(Noisy(), x, training=True, seed=s)[0]) for s in (0, 0, 1))
+    assert (one == again).all()
+    assert (one != other).all()
+    with pytest.raises(ValueError, match="Noisy draws random numbers in training"):
+        nn.dynamic_rnn(Noisy(), x)
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

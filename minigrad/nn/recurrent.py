@@ -1,15 +1,17 @@
-"""dynamic_rnn: a cell run over sequences. The loop over time, the lengths and their gradients are all `scan`'s."""
+"""dynamic_rnn: a net run over sequences. The loop over time, the lengths and their gradients are all `scan`'s."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from minigrad import tree
 from minigrad.nn.initialisers import Seed
+from minigrad.nn.record import Recording
+from minigrad.nn.run import Run, over_time
 from minigrad.ops import swapaxes
 from minigrad.ops.op import as_value
 from minigrad.ops.sequence import as_lengths
-from minigrad.scan import scan
 
 
 def dynamic_rnn(
@@ -21,18 +23,25 @@ def dynamic_rnn(
     reverse: bool = False,
     training: bool | None = None,
     seed: Seed = None,
-) -> tuple[Any, Any]:
-    """Run a cell over a batch of sequences: inputs (B, T, ...) to (outputs (B, T, ...), final_state).
+    record: Sequence[str] = (),
+) -> tuple[Any, ...]:
+    """Run a net over a batch of sequences: inputs (B, T, ...) to (outputs (B, T, ...), final_state).
 
-    cell: any callable `cell(x, state) -> (output, state)` for x (B, ...). Inputs, states and outputs may be pytrees.
+    cell: any callable `cell(x, state) -> (output, state)` for x (B, ...), or a net that runs over whole sequences, such
+    as `Bidirectional`. Inputs, states and outputs may be pytrees.
     sequence_length: an integer for each row, 0 to T (default: T). Past it a row's outputs are zero and its state is
     copied through, so that `final_state` is each row's own last one; what stands in the padding cannot matter.
     initial_state: by default `cell.zero_state(B)`.
     time_major: inputs and outputs are (T, B, ...) instead.
     reverse: each row is read from its last step to its first; outputs stay in the order of the inputs.
-    training, seed: for nets that draw random numbers. The cells of this version draw none, and need neither.
+    training, seed: for nets that draw random numbers (dropout), which need training=True and a seed, a new one for
+    every batch, or training=False. Other nets take any.
+    record: names of local variables of the cell's call, "i" or in a part of the net "layers.0.i". Then the result is
+    (outputs, final_state, recorded), with what they held at the end of every step, (B, T, ...) and zero past a row's
+    length, in the dict `recorded`.
 
-    Raises ValueError or TypeError where a shape, a dtype or a length does not fit.
+    Raises ValueError or TypeError where a shape, a dtype, a length or a name does not fit, or where it was left open
+    whether a net draws.
     Source: the function of this name in TensorFlow r0.11.
 
     >>> import minigrad as mg, numpy as np
@@ -43,18 +52,20 @@ def dynamic_rnn(
     ((2, 5, 4), (2, 4))
     >>> bool((state.h[1] == outputs[1, 1]).all()), bool((outputs[1, 2:] == 0).all())
     (True, True)
+    >>> _, _, recorded = mg.nn.dynamic_rnn(cell, inputs, record=["c"])
+    >>> recorded["c"].shape
+    (2, 5, 4)
     """
-    batch, steps = _sizes(inputs, time_major)
+    batch, steps = sizes(inputs, time_major)
     lengths = None if sequence_length is None else as_lengths("nn.dynamic_rnn", sequence_length, batch, steps)
+    recording = Recording(record, batch) if record else None
     state = _first_state(cell, batch, initial_state)
-
-    def step(state: Any, x: Any) -> tuple[Any, Any]:
-        output, state = cell(x, state)
-        return state, output
-
     elems = inputs if time_major else tree.map(_swapped, inputs)
-    final_state, outputs = scan(step, elems, state, has_output=True, reverse=reverse, lengths=lengths)
-    return outputs if time_major else tree.map(_swapped, outputs), final_state
+    run = Run(training, seed, recording=recording)
+    outputs, final_state, recorded = over_time(cell, run, elems, state, lengths, reverse)
+    if not time_major:
+        outputs, recorded = tree.map(_swapped, (outputs, recorded))
+    return (outputs, final_state) if recording is None else (outputs, final_state, recording.checked(recorded))
 
 
 def _swapped(x: Any) -> Any:
@@ -62,7 +73,7 @@ def _swapped(x: Any) -> Any:
     return swapaxes(x, 0, 1)
 
 
-def _sizes(inputs: Any, time_major: bool) -> tuple[int, int]:
+def sizes(inputs: Any, time_major: bool) -> tuple[int, int]:
     """B and T, on which all leaves of the inputs must agree."""
     leaves, structure = tree.flatten(inputs)
     layout = "(T, B, ...)" if time_major else "(B, T, ...)"

@@ -1,0 +1,125 @@
+"""Stream: a net over sequences that arrive in chunks. The state is kept between chunks, and its gradient cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad import tree
+from minigrad.backend import backend_of
+from minigrad.nn.initialisers import Seed
+from minigrad.nn.module import Module
+from minigrad.nn.recurrent import dynamic_rnn, sizes
+from minigrad.nn.run import as_cell
+from minigrad.ops import where
+from minigrad.tape import constant
+
+
+class Stream(Module):
+    """A cell that goes on where it stopped: every call is `dynamic_rnn` on the next chunk (B, T, ...) of B streams.
+
+    Between calls `state` holds the final state, as arrays, so that no gradient passes from one chunk into the one
+    before: truncated backpropagation through time. It is None before the first chunk; to resume, assign one that was
+    kept. It is no parameter, and not in `state_dict`. Chunks may differ in length, and rows in theirs.
+
+    Raises ValueError for a chunk of another batch size than the state's, TypeError for a net that reads backwards.
+    Source: Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
+    trajectories" (1990).
+
+    >>> import minigrad as mg, numpy as np
+    >>> from minigrad.nn.stream import Stream
+    >>> cell, x = mg.nn.GRUCell(2, 3, seed=0), np.ones((1, 6, 2), dtype="float32")
+    >>> stream = Stream(cell)
+    >>> outputs = [stream(x[:, :4])[0], stream(x[:, 4:])[0]]
+    >>> bool((mg.concatenate(outputs, axis=1) == mg.nn.dynamic_rnn(cell, x)[0]).all())
+    True
+    """
+
+    def __init__(self, cell: Any) -> None:
+        self.cell = as_cell("Stream", cell, "what reads backwards begins at the end, and a stream has none")
+        self.state: Any = None
+        self._ended: np.ndarray[Any, Any] | None = None  # which rows begin anew with the next chunk
+
+    def __call__(
+        self,
+        inputs: Any,
+        sequence_length: Any = None,
+        time_major: bool = False,
+        training: bool | None = None,
+        seed: Seed = None,
+        record: Sequence[str] = (),
+    ) -> tuple[Any, ...]:
+        """The next chunk: what `dynamic_rnn` with these arguments gives."""
+        state = self._first_state(sizes(inputs, time_major)[0])
+        result = dynamic_rnn(
+            self.cell,
+            inputs,
+            sequence_length,
+            state,
+            time_major=time_major,
+            training=training,
+            seed=seed,
+            record=record,
+        )
+        self.state, self._ended = tree.map(constant, result[1]), None
+        return result
+
+    def reset(self, rows: Any = None) -> None:
+        """Let all streams, or those in the given rows, begin anew with the next chunk, from the cell's first state.
+
+        rows: integers, or a boolean for each row. Raises IndexError for a row that there is not, ValueError for rows
+        where there is no state yet.
+
+        >>> import minigrad as mg, numpy as np
+        >>> from minigrad.nn.stream import Stream
+        >>> stream = Stream(mg.nn.GRUCell(2, 3, seed=0))
+        >>> x = np.ones((2, 4, 2), dtype="float32")
+        >>> _ = stream(x)
+        >>> stream.reset(rows=[1])
+        >>> outputs, _ = stream(x)
+        >>> bool((outputs[0, 0] == outputs[1, 0]).any())
+        False
+        """
+        if rows is None:
+            self.state, self._ended = None, None
+            return
+        if self.state is None:
+            raise ValueError("Stream has no state yet, so no rows to reset: reset() after the first chunk")
+        ended = np.zeros(self._rows(), dtype=bool) if self._ended is None else self._ended
+        ended[_as_rows(rows, len(ended))] = True
+        self._ended = ended
+
+    def _rows(self) -> int:
+        return int(tree.flatten(self.state)[0][0].shape[0])
+
+    def _first_state(self, batch: int) -> Any:
+        if self.state is None:
+            return None
+        if batch != self._rows():
+            raise ValueError(
+                f"Stream keeps the state of {self._rows()} rows and got a chunk of {batch}: reset() to begin anew with "
+                "another batch size, or fill the batch up with rows of sequence_length 0, which keep their state"
+            )
+        if self._ended is None:
+            return self.state
+        ended = self._ended
+
+        def chosen(first: Any, kept: Any) -> Any:
+            mask = ended.reshape((-1, *[1] * (len(kept.shape) - 1)))
+            return where(backend_of(constant(kept)).asarray(mask), first, kept)
+
+        return tree.map(chosen, self.cell.zero_state(batch), self.state)
+
+
+def _as_rows(rows: Any, count: int) -> np.ndarray[Any, Any]:
+    """Rows as an index of numbers or booleans."""
+    index = np.asarray(rows)
+    if index.size == 0:
+        index = index.astype(np.intp)
+    if index.dtype.kind not in "iub" or (index.dtype.kind == "b" and index.shape != (count,)):
+        raise TypeError(f"rows of Stream.reset are integers, or a boolean for each of {count} rows, got {rows!r}")
+    if index.dtype.kind != "b" and ((index < 0) | (index >= count)).any():
+        raise IndexError(f"Stream.reset: the rows are 0 to {count - 1}, got {rows!r}")
+    return index
