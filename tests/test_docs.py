@@ -15,7 +15,11 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # How to run each example in a few seconds; an example that is not listed fails the test below.
-EXAMPLES: dict[str, list[str]] = {"char_lm.py": ["--quick"]}
+EXAMPLES: dict[str, list[str]] = {
+    "adding.py": "--length 6 --units 5 --batch 4 --steps 20".split(),
+    "bptt.py": ["--word", "ab"],
+    "char_lm.py": ["--quick"],
+}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
