@@ -10,8 +10,9 @@ import numpy as np
 from minigrad import tree
 from minigrad.backend import backend_of
 from minigrad.nn.initialisers import Seed
+from minigrad.nn.recurrent import first_state, sizes, swapped
 from minigrad.nn.run import Run, is_whole_sequence
-from minigrad.ops import copy, swapaxes
+from minigrad.ops import copy
 from minigrad.ops.op import as_value
 from minigrad.scan import scan
 from minigrad.tape import Array, Record, Value, added, next_number, open_variables, recorder, scoped
@@ -57,8 +58,14 @@ def credit_map(
     if open_variables.get():
         raise TypeError("credit_map gives numbers without a gradient: call it outside of what is being differentiated")
     inputs = tree.map(_variable, inputs)
-    batch, steps = _sizes(inputs, time_major)
-    state = tree.map(_variable, _first_state(cell, batch, initial_state))
+    batch, steps = sizes("credit_map", inputs, time_major)
+    if batch == 0:
+        raise ValueError("credit_map takes the mean over the rows, and got inputs of none")
+    if is_whole_sequence(cell):
+        raise TypeError(
+            f"credit_map takes a cell, and a {type(cell).__name__} runs over whole sequences: give it one of its cells"
+        )
+    state = tree.map(_variable, first_state(cell, batch, initial_state))
     if steps == 0:
         return np.zeros((0, 0))
     states: list[list[Record]] = []
@@ -72,9 +79,9 @@ def credit_map(
 
     variables = tuple(leaf.record for leaf in tree.flatten((inputs, state))[0] if leaf.record is not None)
     with scoped(recorder, Record), scoped(open_variables, variables):
-        elems = inputs if time_major else tree.map(_swapped, inputs)
+        elems = inputs if time_major else tree.map(swapped, inputs)
         _, outputs = scan(step, elems, state, has_output=True, unroll=True)
-        given = losses(outputs if time_major else tree.map(_swapped, outputs))
+        given = losses(outputs if time_major else tree.map(swapped, outputs))
     loss = _checked_losses(given, steps, batch, time_major)
     pull = _Pull(loss, states)
     credit = np.zeros((steps, steps))
@@ -154,37 +161,6 @@ def _variable(leaf: Any) -> Tensor:
     """A tensor with these values, a leaf of the tape where they are floating, so that what follows is recorded."""
     value = as_value("credit_map", leaf)
     return tensor(value.detach() if isinstance(value, Tensor) else value, requires_grad=value.dtype.kind == "f")
-
-
-def _swapped(x: Any) -> Value:
-    """(B, T, ...) to (T, B, ...), and back."""
-    return swapaxes(x, 0, 1)
-
-
-def _sizes(inputs: Any, time_major: bool) -> tuple[int, int]:
-    """B and T. On T all leaves must agree, which `scan` checks."""
-    shapes = [leaf.shape for leaf in tree.flatten(inputs)[0]]
-    if not shapes or any(len(shape) < 2 or shape[:2] != shapes[0][:2] for shape in shapes):
-        layout = "(T, B, ...)" if time_major else "(B, T, ...)"
-        raise ValueError(f"credit_map takes inputs {layout}, all of one B and T, got the shapes {shapes}")
-    first, second = shapes[0][:2]
-    batch, steps = (second, first) if time_major else (first, second)
-    if batch == 0:
-        raise ValueError("credit_map takes the mean over the rows, and got inputs of none")
-    return batch, steps
-
-
-def _first_state(cell: Any, batch: int, given: Any) -> Any:
-    if is_whole_sequence(cell):
-        raise TypeError(
-            f"credit_map takes a cell, and a {type(cell).__name__} runs over whole sequences: give it one of its cells"
-        )
-    if given is not None:
-        return given
-    if not hasattr(cell, "zero_state"):
-        name = getattr(cell, "__name__", type(cell).__name__)
-        raise TypeError(f"{name} has no zero_state(batch_size): pass initial_state to credit_map")
-    return cell.zero_state(batch)
 
 
 def _records(state: Any, t: int, batch: int, start: int) -> list[Record]:

@@ -56,38 +56,39 @@ def dynamic_rnn(
     >>> recorded["c"].shape
     (2, 5, 4)
     """
-    batch, steps = sizes(inputs, time_major)
+    batch, steps = sizes("dynamic_rnn", inputs, time_major)
     lengths = None if sequence_length is None else as_lengths("nn.dynamic_rnn", sequence_length, batch, steps)
     recording = Recording(record, batch) if record else None
-    state = _first_state(cell, batch, initial_state)
-    elems = inputs if time_major else tree.map(_swapped, inputs)
+    state = first_state(cell, batch, initial_state)
+    elems = inputs if time_major else tree.map(swapped, inputs)
     run = Run(training, seed, recording=recording)
     outputs, final_state, recorded = over_time(cell, run, elems, state, lengths, reverse)
     if not time_major:
-        outputs, recorded = tree.map(_swapped, (outputs, recorded))
+        outputs, recorded = tree.map(swapped, (outputs, recorded))
     return (outputs, final_state) if recording is None else (outputs, final_state, recording.checked(recorded))
 
 
-def _swapped(x: Any) -> Any:
+def swapped(x: Any) -> Any:
     """(B, T, ...) to (T, B, ...), and back."""
     return swapaxes(x, 0, 1)
 
 
-def sizes(inputs: Any, time_major: bool) -> tuple[int, int]:
+def sizes(owner: str, inputs: Any, time_major: bool) -> tuple[int, int]:
     """B and T, on which all leaves of the inputs must agree."""
     leaves, structure = tree.flatten(inputs)
     layout = "(T, B, ...)" if time_major else "(B, T, ...)"
-    shapes = [tuple(as_value("nn.dynamic_rnn", leaf).shape) for leaf in leaves]
+    shapes = [tuple(as_value(owner, leaf).shape) for leaf in leaves]
     for path, shape in zip(structure.paths(), shapes, strict=True):
         if len(shape) < 2 or shape[:2] != shapes[0][:2]:
-            raise ValueError(f"dynamic_rnn takes inputs {layout}, got inputs{path} of shape {shape}")
+            raise ValueError(f"{owner} takes inputs {layout}, got inputs{path} of shape {shape}")
     if not shapes:
-        raise ValueError(f"dynamic_rnn takes inputs {layout}, got none")
+        raise ValueError(f"{owner} takes inputs {layout}, got none")
     first, second = shapes[0][:2]
     return (second, first) if time_major else (first, second)
 
 
-def _first_state(cell: Any, batch: int, given: Any) -> Any:
+def first_state(cell: Any, batch: int, given: Any) -> Any:
+    """The initial state that was given, of the cell's structure, or the cell's zeros."""
     name = getattr(cell, "__name__", type(cell).__name__)
     if not hasattr(cell, "zero_state"):
         if given is None:

@@ -52,7 +52,7 @@ class Stream(Module):
         record: Sequence[str] = (),
     ) -> tuple[Any, ...]:
         """The next chunk: what `dynamic_rnn` with these arguments gives."""
-        state = self._first_state(sizes(inputs, time_major)[0])
+        state = self._first_state(sizes("Stream", inputs, time_major)[0])
         result = dynamic_rnn(
             self.cell,
             inputs,

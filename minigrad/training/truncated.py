@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad import tree
 from minigrad.nn.module import as_size
+from minigrad.nn.recurrent import sizes
 from minigrad.ops import concatenate
 from minigrad.ops.op import as_value
 from minigrad.ops.sequence import as_lengths
@@ -74,7 +75,7 @@ def truncated(
             f"truncated: k2 is at least k1, or some steps' losses would reach no weight, got k1={k1} and k2={k2}"
         )
     inputs = tree.map(lambda leaf: as_value("training.truncated", leaf), inputs)
-    batch, steps = _sizes(inputs, time_major)
+    batch, steps = sizes("truncated", inputs, time_major)
     lengths = None
     if sequence_length is not None:
         lengths = as_lengths("training.truncated", sequence_length, batch, steps)
@@ -127,16 +128,3 @@ def _joined(parts: list[Any], steps: slice, pieces: _Pieces) -> Any:
     """Some steps of the outputs that come in parts, one after the other."""
     axis = 0 if pieces.time_major else 1
     return tree.map(lambda *leaves: pieces.cut(concatenate(leaves, axis=axis), steps), *parts)
-
-
-def _sizes(inputs: Any, time_major: bool) -> tuple[int, int]:
-    """B and T, on which all leaves of the inputs must agree."""
-    layout = "(T, B, ...)" if time_major else "(B, T, ...)"
-    leaves, structure = tree.flatten(inputs)
-    if not leaves:
-        raise ValueError(f"truncated takes inputs {layout}, got none")
-    first = tuple(leaves[0].shape)
-    for leaf, path in zip(leaves, structure.paths(), strict=True):
-        if len(leaf.shape) < 2 or tuple(leaf.shape[:2]) != first[:2]:
-            raise ValueError(f"truncated takes inputs {layout}, got inputs{path} of shape {tuple(leaf.shape)}")
-    return (first[1], first[0]) if time_major else (first[0], first[1])
