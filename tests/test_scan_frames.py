@@ -178,3 +178,35 @@ def test_frames_of_other_lengths_use_the_same_memory(draws):
     for found, expected in zip(mine, theirs, strict=True):
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("cell", [mg.nn.RNNCell, mg.nn.GRUCell, mg.nn.LSTMCell])
+def test_stacks_of_any_height_in_one_body(draws, cell, layers):
+    """Three LSTMs: a loop read the last value that another loop's variable had held, and no plan was wrong."""
+    net = mg.nn.Deep([cell(H, H, dtype="float64", seed=k) for k in range(layers)])
+    xs, g = draws.normal(size=(B, 3, H)), draws.normal(size=(B, 3, H))
+    lengths = [3, 0, 2, 3]
+    for options in ({}, {"sequence_length": lengths}, {"reverse": True}):
+        outputs, final = mg.nn.dynamic_rnn(net, xs, **options)
+        ((outputs * g).sum() + sum(mg.sum(leaf * leaf) for leaf in mg.tree.flatten(final)[0])).backward()
+        found = gradients(net.parameters().values())
+        (mine, last), expected = by_loop(net, xs, **options), []
+        ((mine * g).sum() + sum(mg.sum(leaf * leaf) for leaf in mg.tree.flatten(last)[0])).backward()
+        expected = gradients(net.parameters().values())
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def by_loop(net, xs, sequence_length=None, reverse=False):
+    """The same on the ordinary tape."""
+
+    def step(state, x):
+        output, state = net(x, state)
+        return state, output
+
+    state, outputs = mg.scan(
+        step, mg.swapaxes(mg.asarray(xs), 0, 1), net.zero_state(len(xs)), has_output=True, reverse=reverse,
+        lengths=sequence_length, unroll=True,
+    )  # fmt: skip
+    return mg.swapaxes(outputs, 0, 1), state

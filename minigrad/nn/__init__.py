@@ -1,11 +1,15 @@
-"""Neural networks: modules and layers, recurrent cells, and the loop over time that drives any cell.
+"""Neural networks: modules and layers, recurrent cells, what goes around a cell, the loop over time, and losses.
 
 A cell is any callable `cell(x, state) -> (output, state)` with `zero_state(batch_size)`: ten lines, no loop and no
 derivative. `dynamic_rnn` runs it over sequences with `scan`. Rows are samples everywhere: `x @ W_x + h @ W_h + b`.
 """
 
 from minigrad.nn import initialisers
-from minigrad.nn.cells import GRUCell, LSTMCell, LSTMState, RNNCell
+from minigrad.nn.bidirectional import Bidirectional
+from minigrad.nn.cells import GRUCell, LayerNorm, LSTMCell, LSTMState, RNNCell
+from minigrad.nn.deep import Deep, DeepOutput, DeepTransition
+from minigrad.nn.dropout import Dropout
+from minigrad.nn.equations import equations
 from minigrad.nn.layers import Embedding, Linear
 from minigrad.nn.losses import (
     binary_cross_entropy,
@@ -17,21 +21,38 @@ from minigrad.nn.losses import (
 )
 from minigrad.nn.module import Module
 from minigrad.nn.recurrent import dynamic_rnn
+from minigrad.nn.run import Run
+from minigrad.nn.stream import Stream
+from minigrad.nn.torch_weights import from_torch, to_torch
+from minigrad.nn.wrappers import LearnedState, Residual
 
 __all__ = [
+    "Bidirectional",
+    "Deep",
+    "DeepOutput",
+    "DeepTransition",
+    "Dropout",
     "Embedding",
     "GRUCell",
     "LSTMCell",
     "LSTMState",
+    "LayerNorm",
+    "LearnedState",
     "Linear",
     "Module",
     "RNNCell",
+    "Residual",
+    "Run",
+    "Stream",
     "binary_cross_entropy",
     "bits_per_character",
     "dynamic_rnn",
+    "equations",
+    "from_torch",
     "initialisers",
     "mean_squared_error",
     "perplexity",
     "reduce_losses",
     "sequence_loss",
+    "to_torch",
 ]

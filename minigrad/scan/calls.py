@@ -29,6 +29,7 @@ class Calls(Variables):
     ) -> None:
         super().__init__(plan, once, reverse, lent)
         self.kernels = kernels
+        self.walked: set[str] = set()  # the variables of loops so far: each belongs to one
         self.tile: dict[str, str] | None = None  # stacks, and the variables that are those of their steps done now
 
     def compute(self, node: Symbol, kind: str, lines: list[str]) -> None:

@@ -14,6 +14,7 @@ from minigrad.scan.kernels import Call, Located
 from minigrad.scan.places import Place
 from minigrad.scan.symbol import Symbol
 from minigrad.scan.text import tuple_of
+from minigrad.scan.verify import PlanError
 
 TILE = 512 * 1024
 """Bytes that a tile of steps may write: they stay in a processor's cache until the loop reads them."""
@@ -47,8 +48,13 @@ class TimeLoop:
                 self.compute(node)
         self.hand_on()
         self.lines, before = e.fuse(self.widened(self.lines)), e.fuse(before)
-        used = set(re.findall(r"\w+", " ".join(self.lines)))
+        used = set(re.findall(r"\w+\b(?!=)", " ".join(self.lines)))  # but for keywords
         self.zipped = {name: steps for name, steps in self.zipped.items() if name in used}
+        made = set(re.findall(r"^ +(\w+) = ", "\n".join(self.lines), re.MULTILINE))
+        stale = used & e.walked - self.zipped.keys() - made
+        if stale:  # they hold what another loop left in them
+            raise PlanError(f"a loop reads variables of another: {', '.join(sorted(stale))}")
+        e.walked |= self.zipped.keys()
         each = "for each step" + (", from the last to the first" if e.reverse else "")
         if not before:
             e.run.append(f"# {each}")
@@ -100,13 +106,7 @@ class TimeLoop:
         variable = e.spread(symbol, node.shape)
         if node not in e.aligned:
             return variable
-        steps = self.steps(variable, "make", "first_rows")
-        known = [loop for loop, walked in self.zipped.items() if walked == steps]
-        if known:
-            return known[0]
-        loop = e.fresh_name(variable + "_now")
-        self.zipped[loop] = steps
-        return loop
+        return self.walking(variable + "_now", self.steps(variable, "make", "first_rows"))
 
     def hand_on(self) -> None:
         """Copy the new states to where the next step finds them, unless they were computed there."""
@@ -150,11 +150,10 @@ class TimeLoop:
         if key not in e.whole:
             width = stop - start
             text = f"{buffer.name}[:, :, {start}:{start + count * width}].reshape({tuple_of(('T', -1, count, width))})"
-            variable, home = e.define(e.fresh_name(buffer.name.removesuffix("_all") + "_blocks"), text, e.home(buffer))
-            name = e.fresh_name(buffer.name.removesuffix("_all") + "_block")
-            self.zipped[name] = self.steps(variable, home, "views")
-            e.whole[key] = (name, home)
-        return e.whole[key][0]
+            name = e.fresh_name(buffer.name.removesuffix("_all") + "_blocks")
+            e.whole[key] = e.define(name, text, e.home(buffer))
+        variable, home = e.whole[key]
+        return self.walking(buffer.name.removesuffix("_all") + "_block", self.steps(variable, home, "views"))
 
     def walk(self, part: str, lines: list[str]) -> None:
         """The loop itself, over all steps or a part of them."""
@@ -219,6 +218,15 @@ class TimeLoop:
         name = e.named(symbol)
         if name in self.zipped or name in e.exports or name in e.constants or e.is_once(symbol):
             name = e.fresh_name(name)
+        self.zipped[name] = steps
+        return name
+
+    def walking(self, wish: str, steps: str) -> str:
+        """The variable of this loop that walks over a list, which other loops may walk over too."""
+        for name, walked in self.zipped.items():
+            if walked == steps:
+                return name
+        name = self.e.fresh_name(wish)
         self.zipped[name] = steps
         return name
 
