@@ -506,3 +506,14 @@ def test_a_wrong_state_is_refused():
         nn.dynamic_rnn(cell, x, initial_state=cell.zero_state(1))
     with pytest.raises(TypeError, match=r"structure LSTMState\(h=\*, c=\*\), got an initial_state of \(\*, \*\)"):
         nn.dynamic_rnn(cell, x, initial_state=tuple(cell.zero_state(2)))
+
+
+@pytest.mark.parametrize("lengths", [None, [0, 0, 0], [0, 1, 0]])
+def test_a_final_state_is_a_tensor_of_its_own_whatever_the_lengths(lengths):
+    cell, h = nn.GRUCell(2, 3, dtype="float64", seed=0), np.ones((3, 3))
+    x = np.ones((3, 0 if lengths is None else 2, 2))
+    outputs, final = nn.dynamic_rnn(cell, x, lengths, initial_state=h)
+    assert isinstance(outputs, mg.Tensor)
+    assert isinstance(final, mg.Tensor)
+    h[:] = 5.0
+    assert (final.numpy()[0] == 1.0).all()

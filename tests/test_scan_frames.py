@@ -210,3 +210,24 @@ def by_loop(net, xs, sequence_length=None, reverse=False):
         lengths=sequence_length, unroll=True,
     )  # fmt: skip
     return mg.swapaxes(outputs, 0, 1), state
+
+
+def test_a_value_named_like_a_method_is_no_variable_of_another_loop(draws):
+    """Found by `random_bodies`: the proof that loops read nothing of each other took a method for a variable."""
+
+    def loss(s2):
+        def fn(state, _):
+            s0, s1, s2 = state
+            mean = mg.mean(s2, axis=0)
+            return s1 + s0, mean + s1, mean + s2
+
+        states = mg.scan(fn, None, (np.ones((1, 3)), np.ones(3), s2), length=1)
+        return sum(mg.sum(leaf * leaf * leaf) for leaf in states)
+
+    s2, v = draws.normal(size=(3, 3)), draws.normal(size=(3, 3))
+    found = mg.hvp(loss, (s2,), (v,))
+    # by the definition of the step: h1 = 2, h2 = m + 1, h3 = m + s2, m the mean over rows, for one step
+    expected = mg.hvp(
+        lambda s2: mg.sum((mg.mean(s2, axis=0) + 1) ** 3) + mg.sum((mg.mean(s2, axis=0) + s2) ** 3), (s2,), (v,)
+    )
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-11)

@@ -173,3 +173,53 @@ def test_bad_input_is_refused():
         stream.reset([0.5])
     with pytest.raises(TypeError, match="Stream wraps a cell, and a Bidirectional runs over whole sequences"):
         Stream(Bidirectional(lstm(), lstm()))
+
+
+# ---- what a state is, between chunks -------------------------------------------------------------------------------
+
+
+def test_writing_into_the_state_changes_no_gradient():
+    cell, x = mg.nn.GRUCell(2, 3, dtype="float64", seed=0), np.random.default_rng(0).normal(size=(2, 4, 2))
+    found = []
+    for write in (False, True):
+        stream = Stream(cell)
+        _, final = stream(x)
+        loss = mg.sum(final * final * final)
+        if write:
+            stream.state[:] = 0.0
+        loss.backward()
+        found.append(cell.W_x.grad)
+        cell.W_x.grad = None
+    assert (found[0] == found[1]).all()
+
+
+def test_a_state_that_is_assigned_is_cut_and_undoes_a_reset_of_rows():
+    cell, x = mg.nn.GRUCell(2, 3, dtype="float64", seed=0), np.random.default_rng(0).normal(size=(2, 4, 2))
+    _, final = mg.nn.dynamic_rnn(cell, x)
+    stream = Stream(cell)
+    stream(x)
+    stream.reset([1])
+    stream.state = final
+    outputs, _ = stream(x)
+    expected, _ = mg.nn.dynamic_rnn(cell, x, initial_state=final.detach())
+    assert (outputs == expected).all()
+    outputs.sum().backward()
+    mine, cell.W_x.grad = cell.W_x.grad, None
+    expected.sum().backward()
+    assert (mine == cell.W_x.grad).all()
+    assert "state" not in "".join(stream.state_dict())
+
+
+def test_a_cell_without_state_streams_too():
+    class Doubling:
+        def zero_state(self, batch_size):
+            return ()
+
+        def __call__(self, x, state):
+            return 2 * x, ()
+
+    stream = Stream(Doubling())
+    for _ in range(2):
+        assert (stream(np.ones((1, 2, 3)))[0] == 2).all()
+    stream.reset([0])
+    assert (stream(np.ones((2, 2, 3)))[0] == 2).all()

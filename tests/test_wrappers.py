@@ -318,3 +318,33 @@ def test_states_that_cannot_be_learned_are_refused():
 def test_a_learned_state_goes_with_its_cell_to_another_dtype():
     net = LearnedState(gru()).astype("float32")
     assert (net.state.dtype, net.state.requires_grad) == (np.float32, True)
+
+
+class PlainCell:
+    """A cell as the README has one: of no class of ours."""
+
+    def __init__(self, inputs, units):
+        self.units = units
+        self.W = mg.tensor(np.full((inputs + units, units), 0.1), requires_grad=True)
+
+    def zero_state(self, batch_size):
+        return np.zeros((batch_size, self.units))
+
+    def __call__(self, x, h):
+        h = mg.tanh(mg.concatenate([x, h], axis=1) @ self.W)
+        return h, h
+
+
+def test_the_parameters_of_a_cell_of_ones_own_are_found():
+    net = Deep([PlainCell(2, 3), nn.GRUCell(3, 3, dtype="float64", seed=0)])
+    assert list(net.parameters()) == ["layers.0.W", "layers.1.W_x", "layers.1.W_h", "layers.1.b"]
+    assert "layers.0.W" in net.state_dict()
+    assert net.astype("float32").layers[0].W.dtype == "float32"
+    before = net.layers[0].W.numpy()
+    nn.dynamic_rnn(net, np.ones((1, 4, 2)))[0].sum().backward()
+    mg.optim.SGD(net, 0.1).step()
+    assert (net.layers[0].W.numpy() != before).all()
+    first, second = PlainCell(3, 3), PlainCell(3, 3)
+    second.W = first.W
+    with pytest.raises(ValueError, match="share W"):
+        Deep([first, second])

@@ -24,6 +24,8 @@ class Zoneout(nn.Module):
     """Any cell, whose state stays with probability `rate`: run it with training=True and a seed, or training=False."""
 
     def __init__(self, cell: Any, rate: float) -> None:
+        if not 0 <= rate <= 1:
+            raise ValueError(f"Zoneout: rate is the probability to stay, in [0, 1], got {rate!r}")
         self.cell, self.rate = cell, rate
 
     def zero_state(self, batch_size: int) -> Any:

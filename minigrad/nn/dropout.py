@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import copy_context
 from typing import Any
 
+import numpy as np
+
 from minigrad import random, tree
 from minigrad.backend import backend_of, use_backend
 from minigrad.nn.hidden import map_hidden
@@ -63,7 +65,7 @@ class Dropout(Wrapper):
 
 
 def _as_rate(what: str, rate: Any) -> float:
-    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+    if not isinstance(rate, int | float | np.floating) or not 0 <= rate < 1:
         raise ValueError(f"Dropout: {what} is the probability that an element is dropped, in [0, 1), got {rate!r}")
     return float(rate)
 

@@ -133,7 +133,8 @@ def chrono(
 def seed_for(seed: Seed, label: str) -> tuple[int, ...]:
     """The seed of one parameter of an object; None draws a fresh one from the operating system.
 
-    The label keeps two parameters, of one layer or of two that were given the same seed, from drawing alike.
+    The label keeps the parameters of one layer, and layers of two classes, from drawing alike. Two layers of one class
+    and seed do: give each its own, [seed, layer] for instance.
     """
     if seed is None:
         seed = int.from_bytes(os.urandom(16))

@@ -21,6 +21,8 @@ from minigrad.tensor import Tensor, tensor
 class Module:
     """An object that holds tensors in its attributes, in modules among them, and in lists, tuples and dicts.
 
+    A cell of a class of its own, with `zero_state`, is looked into like a module.
+
     Paths join names with dots, in the order in which attributes were assigned: "W_x", "layers.0.b". A tensor that is
     reached twice appears once, under its first path; so tied weights are one parameter.
 
@@ -127,7 +129,7 @@ def tensors_of(item: Any) -> dict[str, Tensor]:
 
 
 def _find(path: str, item: Any, found: dict[str, Tensor], seen: set[int]) -> None:
-    if not isinstance(item, Tensor | Module | list | tuple | dict) or id(item) in seen:
+    if not (isinstance(item, Tensor | list | tuple | dict) or is_module(item)) or id(item) in seen:
         return
     seen.add(id(item))
     if not isinstance(item, Tensor):
@@ -139,10 +141,16 @@ def _find(path: str, item: Any, found: dict[str, Tensor], seen: set[int]) -> Non
         found[path] = item
 
 
+def is_module(item: Any) -> bool:
+    """Whether an object's attributes are looked at for tensors: a Module, or a cell of somebody's own class."""
+    return isinstance(item, Module) or (hasattr(type(item), "zero_state") and hasattr(item, "__dict__"))
+
+
 def children(item: Any) -> Iterable[tuple[Any, Any]]:
     """The parts of a module or container, by name."""
-    if isinstance(item, Module):
-        return vars(item).items()
+    if is_module(item):
+        attributes: dict[str, Any] = vars(item)
+        return attributes.items()
     if isinstance(item, dict):
         return item.items()
     return zip(getattr(item, "_fields", range(len(item))), item, strict=True)

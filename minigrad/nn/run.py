@@ -29,7 +29,8 @@ from minigrad.scan import scan
 class Run:
     """What dynamic_rnn tells the nets that it drives: whether this is training, the seed, and the path of the part.
 
-    Use one to take single steps of a net that draws: `net.prepared(Run(training=False))` is a plain cell. `path` and
+    Use one to take single steps of a net that draws: `net.prepared(Run(training=False))` is a plain cell. Outside
+    of a scan a draw is a function of the seed alone: in training, prepare each step with a seed of its own. `path` and
     `recording` are dynamic_rnn's own.
     Raises TypeError for a training that is not True, False or None, and for a seed that is no integer.
 

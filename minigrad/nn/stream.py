@@ -14,6 +14,7 @@ from minigrad.nn.module import Module
 from minigrad.nn.recurrent import dynamic_rnn, sizes
 from minigrad.nn.run import as_cell
 from minigrad.ops import where
+from minigrad.ops.op import as_value
 from minigrad.tape import constant
 
 
@@ -22,7 +23,8 @@ class Stream(Module):
 
     Between calls `state` holds the final state, as arrays, so that no gradient passes from one chunk into the one
     before: truncated backpropagation through time. It is None before the first chunk; to resume, assign one that was
-    kept. It is no parameter, and not in `state_dict`. Chunks may differ in length, and rows in theirs.
+    kept, which is copied and cut, and undoes a `reset` of rows. It is no parameter, and not in `state_dict`. Chunks may
+    differ in length, and rows in theirs.
 
     Raises ValueError for a chunk of another batch size than the state's, TypeError for a net that reads backwards.
     Source: Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
@@ -39,8 +41,23 @@ class Stream(Module):
 
     def __init__(self, cell: Any) -> None:
         self.cell = as_cell("Stream", cell, "what reads backwards begins at the end, and a stream has none")
-        self.state: Any = None
+        self._state: Any = None
         self._ended: np.ndarray[Any, Any] | None = None  # which rows begin anew with the next chunk
+
+    @property
+    def state(self) -> Any:
+        """What the next chunk begins with, as arrays that nothing else uses; None before the first one.
+
+        >>> import minigrad as mg
+        >>> mg.nn.Stream(mg.nn.GRUCell(2, 3)).state is None
+        True
+        """
+        return self._state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._state = None if state is None else tree.map(_copied, state)
+        self._ended = None
 
     def __call__(
         self,
@@ -63,7 +80,7 @@ class Stream(Module):
             seed=seed,
             record=record,
         )
-        self.state, self._ended = tree.map(constant, result[1]), None
+        self.state = result[1]
         return result
 
     def reset(self, rows: Any = None) -> None:
@@ -83,21 +100,25 @@ class Stream(Module):
         False
         """
         if rows is None:
-            self.state, self._ended = None, None
+            self.state = None
             return
         if self.state is None:
             raise ValueError("Stream has no state yet, so no rows to reset: reset() after the first chunk")
-        ended = np.zeros(self._rows(), dtype=bool) if self._ended is None else self._ended
+        count = self._rows()
+        if count is None:
+            return  # a cell without state: every chunk begins anew
+        ended = np.zeros(count, dtype=bool) if self._ended is None else self._ended
         ended[_as_rows(rows, len(ended))] = True
         self._ended = ended
 
-    def _rows(self) -> int:
-        return int(tree.flatten(self.state)[0][0].shape[0])
+    def _rows(self) -> int | None:
+        leaves = tree.flatten(self.state)[0]
+        return int(leaves[0].shape[0]) if leaves else None
 
     def _first_state(self, batch: int) -> Any:
         if self.state is None:
             return None
-        if batch != self._rows():
+        if self._rows() not in (None, batch):
             raise ValueError(
                 f"Stream keeps the state of {self._rows()} rows and got a chunk of {batch}: reset() to begin anew with "
                 "another batch size, or fill the batch up with rows of sequence_length 0, which keep their state"
@@ -111,6 +132,11 @@ class Stream(Module):
             return where(backend_of(constant(kept)).asarray(mask), first, kept)
 
         return tree.map(chosen, self.cell.zero_state(batch), self.state)
+
+
+def _copied(leaf: Any) -> Any:
+    """The array of a state, cut from its tape and from what the tape needs."""
+    return constant(as_value("Stream", leaf)).copy()
 
 
 def _as_rows(rows: Any, count: int) -> np.ndarray[Any, Any]:

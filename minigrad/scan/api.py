@@ -69,6 +69,9 @@ def scan(
     plain = unroll or problem.active == 0
     state, stacked = run_loop(problem, interval) if plain else run_compiled(problem, interval)
     boxed = any(isinstance(leaf, Tensor) for leaf in [*problem.elems, *problem.carry.leaves])
+    if problem.active == 0:  # no step made the state: it is the initial one, which stays the caller's own
+        boxed = boxed or any(isinstance(leaf, Tensor) and leaf.record is not None for leaf in stacked)
+        state = [leaf if isinstance(leaf, Tensor) else leaf.copy() for leaf in state]
     assert problem.output_structure is not None  # noqa: S101  # `fn` was called or traced
     stacked = problem.output_structure.build([_given(leaf, boxed) for leaf in stacked])
     return (problem.carry.structure.build([_given(leaf, boxed) for leaf in state]), stacked) if has_output else stacked

@@ -48,7 +48,7 @@ class TimeLoop:
                 self.compute(node)
         self.hand_on()
         self.lines, before = e.fuse(self.widened(self.lines)), e.fuse(before)
-        used = set(re.findall(r"\w+\b(?!=)", " ".join(self.lines)))  # but for keywords
+        used = set(re.findall(r"(?<![.\w])\w+\b(?!=)", " ".join(self.lines)))  # but for methods and keywords
         self.zipped = {name: steps for name, steps in self.zipped.items() if name in used}
         made = set(re.findall(r"^ +(\w+) = ", "\n".join(self.lines), re.MULTILINE))
         stale = used & e.walked - self.zipped.keys() - made
