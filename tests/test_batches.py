@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 
 import numpy as np
 import pytest
@@ -195,3 +197,53 @@ def test_steps_may_be_vectors_and_sequences_lists(name):
 def test_sequences_that_do_not_fit_are_refused_at_once(name, sequences, batch, error, message):
     with pytest.raises(error, match=message):
         BATCHERS[name](sequences, batch)
+
+
+@pytest.mark.parametrize("name", BATCHERS)
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [
+        ("int64", 0.5),
+        ("int64", math.nan),
+        ("int64", 2**63),
+        ("uint8", -1),
+        ("uint8", 256),
+        ("bool", 2),
+        ("float32", 1e300),
+        ("float32", 2**24 + 1),
+        ("float32", 1j),
+        ("float64", "0"),
+        ("float64", None),
+        ("float64", [0.0, 0.0]),
+    ],
+)
+def test_a_fill_that_the_dtype_does_not_hold_is_refused_at_once(name, dtype, fill, backend):
+    sequences = [backend.asarray(np.ones(n, dtype)) for n in (2, 1)]
+    for items in (sequences, [(np.ones(len(s)), s) for s in sequences]):
+        with pytest.raises(
+            ValueError, match=f"{name}: fill is a number that .*, holds exactly, got {re.escape(repr(fill))}"
+        ):
+            BATCHERS[name](items, 2, fill=fill)
+
+
+@pytest.mark.parametrize("name", BATCHERS)
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [
+        ("int64", -1),
+        ("int64", 2.0),
+        ("int64", 2**63 - 1),
+        ("uint8", np.int64(255)),
+        ("bool", True),
+        ("float16", math.nan),
+        ("float32", -math.inf),
+        ("float32", np.float32(0.1)),
+        ("float64", 0.1),
+    ],
+)
+def test_a_fill_stands_in_the_padding_as_it_is(name, dtype, fill, backend):
+    values, _, rows = next(BATCHERS[name]([backend.asarray(np.ones(n, dtype)) for n in (2, 1)], 2, fill=fill))
+    assert values.dtype == dtype
+    padding = backend.to_host(values)[rows.tolist().index(1), 1]
+    np.testing.assert_array_equal(padding, np.array(fill, dtype))
+    assert padding == fill or math.isnan(fill)

@@ -189,14 +189,18 @@ DIGEST = "a332fad0c8a22a19b47d55ed702d7bbbb7e10333ae8c8bb222b17636de40d0be"
         ({"t": np.zeros(1, "M8[s]")}, "array 't' has dtype datetime64"),
         ({1: np.zeros(1)}, "arrays are named by strings"),
         ({"__metadata__": np.zeros(1)}, "arrays are named by strings, but for '__metadata__'"),
-        ({"x": [1.0]}, "expected an array"),
-        ({"x": 1.0}, "expected an array"),
+        ({"x": [1.0]}, "array 'x' cannot be saved: expected an array .* got .*list"),
+        ({"x": 1.0}, "array 'x' cannot be saved: expected an array .* got .*float"),
     ],
 )
 def test_arrays_that_would_not_come_back_are_refused(arrays, message, path):
     with pytest.raises(TypeError, match=message):
         save(path, arrays, {})
     assert not path.exists()
+
+
+CIRCULAR = {"a": [0, {}]}
+CIRCULAR["a"][1]["again"] = CIRCULAR
 
 
 @pytest.mark.parametrize(
@@ -207,6 +211,8 @@ def test_arrays_that_would_not_come_back_are_refused(arrays, message, path):
         ({"a": {1: 2}}, r"meta\['a'\] has the key 1: keys are strings"),
         ({"a": {1, 2}}, r"meta\['a'\] is a set"),
         ({"a": b"bytes"}, r"meta\['a'\] is a bytes"),
+        (CIRCULAR, r"meta\['a'\]\[1\]\['again'\] is a dict that holds itself"),
+        ({"a": CIRCULAR["a"]}, r"meta\['a'\]\[1\]\['again'\]\['a'\] is a list that holds itself"),
         ([1], "meta is a dict"),
         ("text", "meta is a dict"),
     ],
@@ -215,6 +221,12 @@ def test_meta_that_json_would_change_is_refused(meta, message, path):
     with pytest.raises(TypeError, match=message):
         save(path, {}, meta)
     assert not path.exists()
+
+
+def test_meta_may_hold_a_thing_twice(path):
+    part = {"k": [1]}
+    save(path, {}, {"a": part, "b": [part, part]})
+    assert load(path)[1] == {"a": part, "b": [part, part]}
 
 
 # ---- refused: what is no checkpoint --------------------------------------------------------------------------------

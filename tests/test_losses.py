@@ -342,6 +342,30 @@ def test_a_row_without_weights_counts_as_0_in_the_mean_of_rows():
     assert float(reduce_losses([[4.0], [2.0]], "per_example_mean", weights=[[1], [0]])) == 2.0
 
 
+# ---- weights of any size ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("reduction", ["per_token", "per_example_mean"])
+@pytest.mark.parametrize("scale", [1e-50, 2.0**-140, 2.0**-20, 1e50, 1e300])
+def test_the_ratio_of_weights_does_not_depend_on_their_size(dtype, reduction, scale, backend):
+    """Ones that float32 cannot hold, too: 1e-50 would be 0 there, and 1e300 inf."""
+    x = mg.tensor([[1.0, 3.0]], dtype, requires_grad=True)
+    value = reduce_losses(x, reduction, weights=backend.asarray(np.array([[scale, scale]])))
+    value.backward()
+    assert (value.dtype, x.grad.dtype) == (np.dtype(dtype), np.dtype(dtype))
+    assert host(value) == 2.0
+    np.testing.assert_array_equal(host(x.grad), [[0.5, 0.5]])
+    assert host(reduce_losses(x, reduction, weights=np.array([[0.0, scale]]))) == 3.0
+
+
+def test_the_loss_of_tiny_weights_is_that_of_ones():
+    logits, labels = np.zeros((1, 2, 3), "float32"), [[0, 1]]
+    got = sequence_loss(mg.cross_entropy, logits, labels, "per_token", weights=[[1e-50, 1e-50]])
+    assert got.dtype == np.float32
+    assert got == np.float32(math.log(3))
+
+
 # ---- types ---------------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +448,38 @@ def test_binary_cross_entropy_of_huge_logits(x, t, loss):
     assert host(logit.grad) == [(1.0 if x > 0 else 0.0) - t]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("t", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("x", [math.inf, -math.inf])
+def test_binary_cross_entropy_of_infinite_logits(x, t, dtype, backend):
+    """The limits: 0 where the target agrees, else inf; by x sigmoid(x) - t, and by t -x, or the largest number."""
+    logit, target = mg.tensor([x], dtype, requires_grad=True), mg.tensor([t], dtype, requires_grad=True)
+    value = binary_cross_entropy(logit, target)
+    value.backward(backend.asarray(np.ones(1, dtype)))
+    certain = 1.0 if x > 0 else 0.0
+    assert value.dtype == np.dtype(dtype)
+    assert host(value) == [0.0 if t == certain else math.inf]
+    assert host(logit.grad) == [certain - t]
+    assert (host(target.grad) <= -np.finfo(dtype).max if x > 0 else host(target.grad) >= np.finfo(dtype).max).all()
+    one = backend.asarray(np.ones(1, dtype))
+    assert host(mg.hvp(lambda z: mg.sum(binary_cross_entropy(z, [t])), (logit.data,), (one,))[0]) == [0.0]
+
+
+def test_binary_cross_entropy_of_nan_logits_is_nan():
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(binary_cross_entropy(np.full(3, np.nan), [0.0, 0.5, 1.0])).all()
+
+
+@given(seed=seeds)
+def test_binary_cross_entropy_has_derivatives_by_both(seed):
+    draw = np.random.default_rng(seed)
+    x, t = draw.normal(size=3), np.array([0.0, draw.uniform(0.25, 0.75), 1.0])
+    _, by_t = mg.value_and_grad(lambda t: mg.sum(binary_cross_entropy(x, t)))(t)
+    np.testing.assert_allclose(by_t, -x, rtol=1e-14, atol=1e-15)
+    _, by_x = mg.value_and_grad(lambda x: mg.sum(binary_cross_entropy(x, t)))(x)
+    np.testing.assert_allclose(by_x, 1 / (1 + np.exp(-x)) - t, rtol=1e-14, atol=1e-15)
+
+
 def test_binary_cross_entropy_is_cross_entropy_of_two_classes():
     draw = np.random.default_rng(0)
     x, t = draw.normal(size=(3, 2)), draw.integers(0, 2, size=(3, 2))
@@ -482,6 +538,11 @@ TWO = np.zeros((2, 3))
         (lambda: binary_cross_entropy(TWO, TWO[..., None]), ValueError, r"need targets of this shape, got \(2, 3, 1\)"),
         (lambda: binary_cross_entropy(TWO, TWO - 1), ValueError, r"probabilities in \[0, 1\], got -1"),
         (lambda: binary_cross_entropy(TWO, TWO + 255), ValueError, r"probabilities in \[0, 1\], got 255"),
+        (lambda: binary_cross_entropy(TWO, TWO + np.nan), ValueError, r"probabilities in \[0, 1\], got nan"),
+        (lambda: reduce_losses(TWO, "sum", weights=TWO + 1e308), ValueError, "a finite sum, got 6 of up to 1e\\+308"),
+        (lambda: perplexity([1, 2], 2), TypeError, "the total is one number, a sum, got a list; add it up first"),
+        (lambda: perplexity(1.0, None), TypeError, "the number of tokens is one number, a sum, got a NoneType"),
+        (lambda: bits_per_character("1", 2), TypeError, "the total is one number, a sum, got a str"),
         (lambda: binary_cross_entropy([1, 2], [0, 1]), TypeError, "logits are floating, got int64"),
         (lambda: mean_squared_error(TWO, TWO[..., None]), ValueError, r"need targets of this shape, got \(2, 3, 1\)"),
         (lambda: mean_squared_error(1.0, 2.0), ValueError, r"with a feature at least, got shape \(\)"),

@@ -188,6 +188,96 @@ def test_a_changed_learning_rate_acts_at_once(backend):
     np.testing.assert_allclose(host(p), P - 0.2 * G1, **TIGHT)
 
 
+@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.int64(1)])
+def test_an_assigned_number_is_python_s_own(number, make, backend):
+    """A NumPy scalar would turn float32 parameters into float64."""
+    p, q = leaf(P, "float32"), leaf(P, "float32")
+    opt, plain = make([p]), make([q])
+    opt.lr, plain.lr = number, number.item()
+    assert type(opt.lr) is float
+    for each, moving in ((p, opt), (q, plain)):
+        give(each, G1)
+        moving.step()
+    assert p.dtype == np.float32
+    assert host(p).tobytes() == host(q).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("lr", -0.1, ValueError, r"lr lies in \[0, inf\), got -0.1"),
+        ("lr", math.nan, ValueError, "lr lies in"),
+        ("lr", "0.1", TypeError, "lr is a number, got str"),
+        ("lr", 1j, TypeError, "lr is a number, got complex"),
+        ("momentum", 1.0, ValueError, r"momentum lies in \[0, 1\), got 1.0"),
+        ("nesterov", 0.5, ValueError, "nesterov is True or False, got 0.5"),
+    ],
+)
+def test_an_assigned_number_is_checked(name, value, error, message):
+    opt = optim.SGD([leaf(P)], lr=0.1, momentum=0.5)
+    with pytest.raises(error, match=message):
+        setattr(opt, name, value)
+    assert (opt.lr, opt.momentum, opt.nesterov) == (0.1, 0.5, False)
+
+
+def test_a_step_that_fails_changes_nothing():
+    """An update rule of the user's own that makes another dtype, for the second parameter."""
+
+    class Wrong(optim.Optimiser):
+        def update(self, p, g, count):
+            return (p - self.lr * g.astype("float64"),)
+
+    params = {"a": leaf(P), "b": leaf(P, "float32")}
+    opt = Wrong(params, lr=0.1)
+    for p in params.values():
+        give(p, G1)
+    needed = r"Wrong makes float64\(3,\) for the parameter 'b', needed is float32\(3,\), nothing was changed"
+    with pytest.raises(ValueError, match=needed):
+        opt.step()
+    for name, p in params.items():
+        np.testing.assert_array_equal(host(p), P)
+        np.testing.assert_array_equal(host(p.grad), G1)
+        assert opt.state_dict()[f"count.{name}"] == 0
+
+
+def test_a_momentum_that_is_assigned_acts(backend):
+    """v1 = g1, then v2 = 0.5 g1 + g2, and without it p - lr g again."""
+    p = leaf(P)
+    opt = optim.SGD([p], lr=0.125)
+    give(p, G1)
+    opt.step()
+    opt.momentum = 0.5
+    give(p, G2)
+    opt.step()
+    np.testing.assert_array_equal(host(p), P - 0.125 * G1 - 0.125 * (0.5 * G1 + G2))
+    opt.momentum = 0.0
+    give(p, G1)
+    opt.step()
+    np.testing.assert_array_equal(host(p), P - 0.125 * G1 - 0.125 * (0.5 * G1 + G2) - 0.125 * G1)
+
+
+@pytest.mark.parametrize("g", [1e-7, 1e-4, 6e4])
+def test_float16_is_computed_in_float32(g, make, backend):
+    """Squares of its gradients are 0 or inf in its own dtype."""
+    half, single = leaf(P, "float16"), leaf(P, "float32")
+    opt, reference = make({"w": half}), make({"w": single})
+    g16 = np.full(3, g, "float16")
+    opt.lr = reference.lr = 1e-3
+    for _ in range(2):
+        single.data = backend.asarray(host(half).astype("float32"))
+        give(half, g16)
+        give(single, g16)
+        opt.step()
+        reference.step()
+        assert half.dtype == np.float16
+        np.testing.assert_array_equal(host(half), host(single).astype("float16"))
+    assert np.isfinite(host(half)).all()
+    for name, array in opt.state_dict().items():
+        expected = reference.state_dict()[name]
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(host(array), host(expected))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
 def test_shapes_and_dtypes_are_kept(make, dtype, shape, backend):
@@ -437,9 +527,38 @@ def test_a_state_that_does_not_fit_changes_nothing():
 
 
 def test_a_state_of_another_kind_of_optimiser_is_refused():
-    plain, momentum = optim.SGD([leaf(P)], 0.1), optim.SGD([leaf(P)], 0.1, momentum=0.5)
+    sgd, adagrad = optim.SGD([leaf(P)], 0.1), optim.Adagrad([leaf(P)], 0.1)
     with pytest.raises(ValueError, match=r"velocity\.0 is missing"):
-        momentum.load_state_dict(plain.state_dict())
+        sgd.load_state_dict(adagrad.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("opt", "name", "value"),
+    [
+        (optim.Adam, "lr", math.nan),
+        (optim.Adam, "lr", -1.0),
+        (optim.Adam, "beta2", 1.0),
+        (optim.AdamW, "weight_decay", math.inf),
+        (optim.Adagrad, "eps", -1.0),
+        (optim.RMSProp, "decay", 5.0),
+        (optim.SGD, "momentum", 5.0),
+        (optim.SGD, "nesterov", math.nan),
+        (optim.Adam, "count.w", -1),
+    ],
+)
+def test_a_number_that_the_constructor_refuses_is_not_loaded(opt, name, value):
+    p = leaf(P)
+    opt = opt({"w": p}, lr=0.1)
+    kept = opt.state_dict()
+    give(p, G1)
+    opt.step()
+    wrong = opt.state_dict() | {"lr": np.array(0.5)}
+    wrong |= {name: np.array(value, kept[name].dtype)}
+    opt.load_state_dict(kept)
+    with pytest.raises(ValueError, match=f"^{name} (lies in|is True or False)"):
+        opt.load_state_dict(wrong)
+    for path, array in opt.state_dict().items():
+        np.testing.assert_array_equal(array, kept[path])
 
 
 # ---- clipping ------------------------------------------------------------------------------------------------------
@@ -506,6 +625,20 @@ def test_clipping_after_the_step_is_an_error(clip):
 def test_a_limit_that_is_not_above_0_is_an_error(clip, limit):
     with pytest.raises(ValueError, match=r"max_(norm|value) is a number above 0, got"):
         clip([leaf([1.0])], limit)
+
+
+@pytest.mark.parametrize("limit", ["1", None, [1.0], 1j])
+def test_a_limit_that_is_no_number_is_an_error(clip, limit):
+    with pytest.raises(TypeError, match=r"max_(norm|value) is a number, got (str|NoneType|list|complex)$"):
+        clip([leaf([1.0])], limit)
+
+
+def test_a_limit_of_numpy_keeps_the_dtype_of_the_gradients(clip, backend):
+    a = leaf([1.0, 1.0], "float32")
+    give(a, [0.0, 4.0])
+    clip([a], np.float64(0.5))
+    assert a.grad.dtype == np.float32
+    np.testing.assert_array_equal(host(a.grad), [0.0, 0.5])
 
 
 def test_the_norm_does_not_overflow_in_the_gradients_own_dtype(backend):
@@ -611,6 +744,23 @@ def test_the_counts_of_a_clip_are_a_state():
     del state["fired"]
     with pytest.raises(ValueError, match="does not fit Clip, nothing was changed: fired is missing"):
         resumed.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_norm", -1.0), ("max_norm", math.nan), ("calls", -1), ("fired", 3), ("last_norm", math.nan)],
+)
+def test_numbers_that_no_clip_has_are_not_loaded(name, value):
+    a, clip = leaf([0.0]), optim.Clip(1.0)
+    for g in (2.0, 0.5):
+        give(a, [g])
+        clip([a])
+    state = optim.Clip(9.0).state_dict() | clip.state_dict() | {"max_norm": np.array(3.0)}
+    state[name] = np.array(value, state[name].dtype)
+    before = dict(vars(clip))
+    with pytest.raises(ValueError, match=f"^{name} (lies in|is a number above 0)"):
+        clip.load_state_dict(state)
+    assert vars(clip) == before
 
 
 # ---- all of it -----------------------------------------------------------------------------------------------------

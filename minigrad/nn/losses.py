@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,7 +37,9 @@ def binary_cross_entropy(logits: Any, targets: Any) -> Any:
 
     It has no cancellation: small losses are as exact as large ones. Integer and boolean targets are taken in the dtype
     of the logits. Several labels a position, (B, T, labels), give one loss each: take their sum, or their mean.
-    Raises ValueError for targets outside [0, 1], or of another shape than the logits; on a device the check waits.
+    An infinite logit costs 0 where the target agrees with it, and else inf.
+    Raises ValueError for targets that are NaN or outside [0, 1], or of another shape than the logits; on a device the
+    check waits.
 
     >>> import minigrad as mg
     >>> mg.nn.binary_cross_entropy([0.0, 3.0], [1, 0])
@@ -45,10 +48,16 @@ def binary_cross_entropy(logits: Any, targets: Any) -> Any:
     name = "nn.binary_cross_entropy"
     targets = as_value(name, targets)
     low, high = _range(constant(targets))
-    if low < 0 or high > 1:
-        raise ValueError(f"minigrad.{name}: targets are probabilities in [0, 1], got {low if low < 0 else high}")
+    if not (low >= 0 and high <= 1):  # NaN neither
+        raise ValueError(f"minigrad.{name}: targets are probabilities in [0, 1], got {high if low >= 0 else low}")
     logits, targets = _pair(name, "logits", logits, targets)
-    return softplus(-logits) * targets + softplus(logits) * (1 - targets)
+    return _weighted_softplus(-logits, targets) + _weighted_softplus(logits, 1 - targets)
+
+
+def _weighted_softplus(x: Value, p: Value) -> Value:
+    """p * softplus(x), which is 0 for p = 0 even where x is inf: there the largest finite number does as well."""
+    largest = float(np.finfo(x.dtype).max)
+    return softplus(where(x == math.inf, where(p == 0, largest, x), x)) * p
 
 
 def mean_squared_error(predictions: Any, targets: Any) -> Any:
@@ -112,7 +121,8 @@ def sequence_loss(
 
     loss: a per-position loss, `loss(predictions, targets)` to (B, T): `minigrad.cross_entropy`, or any.
     reduction: one of "sum", "per_token", "per_sequence", "per_example_mean", see `minigrad.nn.losses`.
-    weights: numbers from 0, or a boolean mask, (B, T); they have no derivative.
+    weights: numbers from 0, or a boolean mask, (B, T); they have no derivative. With numbers the sums are float64, so
+        that weights of any size have their ratios; the loss is of the dtype of the losses.
     lengths: an integer for each row, 0 to T; positions behind it have the weight 0.
 
     At a position of weight 0 the loss is given zeros, whatever stands there: labels out of range, NaN or inf change
@@ -178,8 +188,9 @@ def reduce_losses(losses: Any, reduction: Reduction, *, weights: Any = None, len
 def _reduced(name: str, losses: Value, reduction: Reduction, w: Array) -> Value:
     if losses.dtype.kind != "f":
         raise TypeError(f"minigrad.{name}: losses are floating, got {losses.dtype}; convert them with astype")
-    if losses.dtype == np.float16:  # whose sums overflow at 65504
-        return astype(_reduced(name, astype(losses, "float32"), reduction, w), "float16")
+    wide = np.dtype("float32" if w.dtype.kind == "b" else "float64")
+    if losses.dtype.itemsize < wide.itemsize:  # float16 sums overflow at 65504, and float32 cannot hold all weights
+        return astype(_reduced(name, astype(losses, wide), reduction, w), losses.dtype)
     B = losses.shape[0]
     w = astype(moved(w, constant(losses)), losses.dtype)
     totals = sum(multiply(_kept(losses, w), w), axis=1)
@@ -219,7 +230,9 @@ def _weights(name: str, like: Value, weights: Any, lengths: Any) -> Array:
     w = where(backend_of(w).asarray(within), w, 0)
     low, high = _range(w)
     if not (low >= 0 and high < math.inf):
-        raise ValueError(f"minigrad.{name}: weights are finite and at least 0, got {low if low < 0 else high}")
+        raise ValueError(f"minigrad.{name}: weights are finite and at least 0, got {high if low >= 0 else low}")
+    if not high * math.prod(w.shape) < math.inf:
+        raise ValueError(f"minigrad.{name}: weights have a finite sum, got {B * T} of up to {high}; make them smaller")
     return w
 
 
@@ -236,7 +249,7 @@ def perplexity(total: Any, tokens: Any) -> float:
     """e ** (total / tokens), of the sum of the losses in nats and the number of tokens that they are losses of.
 
     Means of batches of different sizes cannot be averaged; so it takes sums, which add up over batches.
-    Raises ValueError for a count that is not above 0, or more than one number.
+    Raises ValueError for a count that is not above 0, or an array of more than one number; TypeError for no number.
 
     >>> import minigrad as mg, math
     >>> mg.nn.perplexity(10 * math.log(4), 10)
@@ -253,7 +266,7 @@ def bits_per_character(total: Any, characters: Any) -> float:
     """total / characters / log 2, of the sum of the losses in nats and the number of characters of the text.
 
     A token may be more than one character, or less: the count is the text's. Raises ValueError for a count that is not
-    above 0, or more than one number.
+    above 0, or an array of more than one number; TypeError for no number.
 
     >>> import minigrad as mg, math
     >>> mg.nn.bits_per_character(10 * math.log(4), 10)
@@ -270,6 +283,8 @@ def _mean(name: str, unit: str, total: Any, count: Any) -> float:
 
 
 def _number(name: str, what: str, x: Any) -> float:
+    if not isinstance(x, Real) and not hasattr(x, "item"):
+        raise TypeError(f"minigrad.{name}: {what} is one number, a sum, got a {type(x).__name__}; add it up first")
     if math.prod(getattr(x, "shape", ())) != 1:
         raise ValueError(f"minigrad.{name}: {what} is one number, a sum, got an array of shape {tuple(x.shape)}")
     return float(x.item() if hasattr(x, "item") else x)

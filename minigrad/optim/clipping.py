@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.nn.module import checked_state
-from minigrad.optim.optimiser import Params, trainable
+from minigrad.optim.optimiser import Params, as_number, checked, trainable
 from minigrad.tape import Array
 from minigrad.tensor import Tensor
 
@@ -21,7 +21,7 @@ def clip_global_norm(params: Params, max_norm: float) -> float:
     Returns the norm before clipping, computed in float64; waits for the device. Parameters without a gradient count
     as 0. FloatingPointError, and nothing changes, where the norm is NaN or infinite: scaling by it would turn
     gradients into NaN or 0 without a word. RuntimeError where no parameter has a gradient, ValueError for a max_norm
-    that is not above 0.
+    that is not above 0, TypeError for one that is no number.
     Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
 
     >>> import minigrad as mg
@@ -30,7 +30,7 @@ def clip_global_norm(params: Params, max_norm: float) -> float:
     >>> mg.optim.clip_global_norm([x], 1.0), x.grad
     (10.0, array([0.6, 0.8]))
     """
-    _check_limit("max_norm", max_norm)
+    max_norm = _limit("max_norm", max_norm)
     found = _with_gradients(params)
     with np.errstate(over="ignore", invalid="ignore"):
         squares = {path: _sum_of_squares(p) for path, p in found.items()}
@@ -62,7 +62,7 @@ def clip_value(params: Params, max_value: float) -> float:
     >>> mg.optim.clip_value([x], 1.0), x.grad
     (6.0, array([ 1. , -0.5]))
     """
-    _check_limit("max_value", max_value)
+    max_value = _limit("max_value", max_value)
     found = _with_gradients(params)
     largest = {path: p.backend.xp.max(p.backend.xp.abs(p.grad)) for path, p in found.items() if p.size}
     if not largest:
@@ -98,8 +98,7 @@ class Clip:
     """
 
     def __init__(self, max_norm: float) -> None:
-        _check_limit("max_norm", max_norm)
-        self.max_norm = float(max_norm)
+        self.max_norm = _limit("max_norm", max_norm)
         self.calls = 0
         self.fired = 0
         self.last_norm = math.nan
@@ -126,7 +125,7 @@ class Clip:
         return state | {name: np.array(getattr(self, name), dtype=np.int64) for name in ("calls", "fired")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict`. ValueError, and nothing changes, where it does not fit.
+        """Take over a `state_dict`. ValueError, and nothing changes, where it does not fit, or no Clip has its numbers.
 
         >>> import minigrad as mg
         >>> clip = mg.optim.Clip(1.0)
@@ -134,13 +133,21 @@ class Clip:
         >>> clip.max_norm
         5.0
         """
-        for name, array in checked_state("Clip", self.state_dict(), state).items():
-            setattr(self, name, array.item())
+        values = {name: array.item() for name, array in checked_state("Clip", self.state_dict(), state).items()}
+        _limit("max_norm", values["max_norm"])
+        checked("calls", values["calls"], math.inf)
+        checked("fired", values["fired"], values["calls"] + 1)
+        if values["calls"]:  # before the first one it is NaN
+            checked("last_norm", values["last_norm"], math.inf)
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
-def _check_limit(name: str, limit: Any) -> None:
-    if not limit > 0:
+def _limit(name: str, limit: Any) -> float:
+    number = as_number(name, limit)
+    if not number > 0:
         raise ValueError(f"{name} is a number above 0, got {limit}")
+    return number
 
 
 def _with_gradients(params: Params) -> dict[str, Tensor]:

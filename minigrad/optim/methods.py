@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from minigrad.backend import backend_of
-from minigrad.optim.optimiser import Optimiser, Params, checked
+from minigrad.optim.optimiser import Numbers, Optimiser, Params, flag, from_0, from_0_below_1
 from minigrad.tape import Array
 
 
@@ -18,7 +17,8 @@ class SGD(Optimiser):
 
     ValueError for an lr below 0, a momentum outside [0, 1), or nesterov without momentum.
     Sources: Polyak (1964); Sutskever et al., "On the importance of initialization and momentum" (2013), for Nesterov's.
-    Here lr multiplies v as a whole, so changing it acts on all of v at once.
+    Here lr multiplies v as a whole, so changing it acts on all of v at once. v is kept without momentum, too, so that
+    one which is assigned later acts.
 
     >>> import minigrad as mg
     >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
@@ -29,19 +29,17 @@ class SGD(Optimiser):
     Tensor([0.8, 1.6], requires_grad)
     """
 
-    numbers = ("lr", "momentum", "nesterov")
+    slots = ("velocity",)
+    numbers: ClassVar[Numbers] = {"lr": from_0, "momentum": from_0_below_1, "nesterov": flag}
 
     def __init__(self, params: Params, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self.momentum = checked("momentum", momentum, 0.0, 1.0)
-        self.nesterov = bool(nesterov)
-        if nesterov and not momentum:
+        self.momentum = momentum
+        self.nesterov = nesterov
+        if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum above 0")
-        self.slots = ("velocity",) if momentum else ()
         super().__init__(params, lr)
 
     def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
-        if not slots:
-            return (p - self.lr * g,)
         v = self.momentum * slots[0] + g
         return p - self.lr * (g + self.momentum * v if self.nesterov else v), v
 
@@ -65,10 +63,10 @@ class Adagrad(Optimiser):
     """
 
     slots = ("s",)
-    numbers = ("lr", "eps")
+    numbers: ClassVar[Numbers] = {"lr": from_0, "eps": from_0}
 
     def __init__(self, params: Params, lr: float = 1e-2, eps: float = 1e-10) -> None:
-        self.eps = checked("eps", eps, 0.0, math.inf)
+        self.eps = eps
         super().__init__(params, lr)
 
     def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
@@ -97,11 +95,11 @@ class RMSProp(Optimiser):
     """
 
     slots = ("v",)
-    numbers = ("lr", "decay", "eps")
+    numbers: ClassVar[Numbers] = {"lr": from_0, "decay": from_0_below_1, "eps": from_0}
 
     def __init__(self, params: Params, lr: float = 1e-3, decay: float = 0.9, eps: float = 1e-8) -> None:
-        self.decay = checked("decay", decay, 0.0, 1.0)
-        self.eps = checked("eps", eps, 0.0, math.inf)
+        self.decay = decay
+        self.eps = eps
         super().__init__(params, lr)
 
     def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
@@ -129,14 +127,14 @@ class Adam(Optimiser):
     """
 
     slots = ("m", "v")
-    numbers: ClassVar[tuple[str, ...]] = ("lr", "beta1", "beta2", "eps")
+    numbers: ClassVar[Numbers] = {"lr": from_0, "beta1": from_0_below_1, "beta2": from_0_below_1, "eps": from_0}
 
     def __init__(
         self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
         beta1, beta2 = betas
-        self.beta1, self.beta2 = checked("beta1", beta1, 0.0, 1.0), checked("beta2", beta2, 0.0, 1.0)
-        self.eps = checked("eps", eps, 0.0, math.inf)
+        self.beta1, self.beta2 = beta1, beta2
+        self.eps = eps
         super().__init__(params, lr)
 
     def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
@@ -166,7 +164,7 @@ class AdamW(Adam):
     Tensor([ 0.85, -1.8 ], requires_grad)
     """
 
-    numbers = (*Adam.numbers, "weight_decay")
+    numbers: ClassVar[Numbers] = {**Adam.numbers, "weight_decay": from_0}
 
     def __init__(
         self,
@@ -176,7 +174,7 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        self.weight_decay = checked("weight_decay", weight_decay, 0.0, math.inf)
+        self.weight_decay = weight_decay
         super().__init__(params, lr, betas, eps)
 
     def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,25 +16,64 @@ from minigrad.tape import Array, Leaf
 from minigrad.tensor import Tensor
 
 Params = Any  # a Module, a Tensor, or a pytree of both
+Numbers = Mapping[str, Callable[[str, Any], Any]]
+
+
+# ---- the numbers of an optimiser: each check returns what is kept --------------------------------------------------
+
+
+def as_number(name: str, value: Any) -> float:
+    """Python's own: a NumPy scalar is no weak number, and would turn float32 arrays into float64."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is a number, got {type(value).__name__}")
+    return float(value)
+
+
+def checked(name: str, value: Any, high: float) -> float:
+    """A number in [0, high)."""
+    number = as_number(name, value)
+    if not 0.0 <= number < high:
+        raise ValueError(f"{name} lies in [0, {high:g}), got {value}")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, or the numbers 1 and 0 that a state holds for them."""
+    if value not in (0, 1):
+        raise ValueError(f"{name} is True or False, got {value!r}")
+    return bool(value)
+
+
+from_0 = functools.partial(checked, high=math.inf)
+from_0_below_1 = functools.partial(checked, high=1.0)
+
+
+# ---- what all optimisers do ----------------------------------------------------------------------------------------
 
 
 class Optimiser:
     """What optimisers share: parameters by path, slots (arrays kept for each), a count of steps for each.
 
-    A subclass gives `slots`, `numbers` (the names of its attributes that are numbers) and `update`.
+    A subclass gives `slots`, `numbers` (the names of its attributes that are numbers, each with its check, which runs
+    whenever one is assigned) and `update`. A float16 parameter is moved in float32, in which its slots are kept, too:
+    squares of its gradients would be 0 or inf in its own dtype.
     """
 
-    slots: tuple[str, ...] = ()
-    numbers: ClassVar[tuple[str, ...]] = ("lr",)
+    slots: ClassVar[tuple[str, ...]] = ()
+    numbers: ClassVar[Numbers] = {"lr": from_0}
 
     def __init__(self, params: Params, lr: float) -> None:
-        self.lr = checked("lr", lr, 0.0, math.inf)
+        self.lr = lr
         self.params = trainable(params)
         self.counts = dict.fromkeys(self.params, 0)
         self.kept = {
-            path: tuple(backend_of(p.array).xp.zeros_like(p.array) for _ in self.slots)
+            path: tuple(backend_of(p.array).xp.zeros_like(_wide(p.array)) for _ in self.slots)
             for path, p in self.params.items()
         }
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = self.numbers.get(name)
+        super().__setattr__(name, value if check is None else check(name, value))
 
     def update(self, p: Array, g: Array, count: int, *slots: Array) -> tuple[Array, ...]:
         """The new array of a parameter, and of its slots, in step number `count` (from 1)."""
@@ -65,16 +106,27 @@ class Optimiser:
                 "not meant to depend on them, call step(allow_unused=True)"
             )
         new = {
-            path: self.update(p.array, p.grad, self.counts[path] + 1, *self.kept[path])
-            for path, p in self.params.items()
-            if p.grad is not None
-        }
-        for path, arrays in new.items():
+            path: self._moved(path, p) for path, p in self.params.items() if p.grad is not None
+        }  # all of them before the first is bound: an error changes nothing
+        for path, (array, *kept) in new.items():
             p = self.params[path]
-            p.data, *kept = [p.backend.asarray(array) for array in arrays]  # NumPy's 0-d sums are no arrays
-            p.grad = None
+            p.data, p.grad = array, None
             self.kept[path] = tuple(kept)
             self.counts[path] += 1
+
+    def _moved(self, path: str, p: Tensor) -> list[Array]:
+        """The next array of a parameter, and of its slots."""
+        g: Array = p.grad
+        old = (_wide(p.array), *self.kept[path])
+        updated = self.update(old[0], _wide(g), self.counts[path] + 1, *self.kept[path])
+        new = [p.backend.asarray(array) for array in updated]  # NumPy's 0-d sums are no arrays
+        forms = [[f"{array.dtype}{tuple(array.shape)}" for array in arrays] for arrays in (new, old)]
+        if forms[0] != forms[1]:
+            raise ValueError(
+                f"{type(self).__name__} makes {', '.join(forms[0])} for the parameter {path!r}, needed is "
+                f"{', '.join(forms[1])}, nothing was changed: its .grad is {g.dtype}{tuple(g.shape)}"
+            )
+        return [new[0].astype(p.dtype, copy=False), *new[1:]]
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of all that the next step depends on, but for the parameters and gradients: numbers, counts, slots.
@@ -95,7 +147,8 @@ class Optimiser:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict`, its learning rate too: set another one afterwards.
 
-        ValueError, which lists every missing and unexpected name and every other shape or dtype; then nothing changed.
+        ValueError, which lists every missing and unexpected name and every other shape or dtype, or a number that
+        the constructor would refuse; then nothing changed.
 
         >>> import minigrad as mg
         >>> params = {"x": mg.tensor([1.0, 2.0], requires_grad=True)}
@@ -105,11 +158,20 @@ class Optimiser:
         0.01
         """
         arrays = checked_state(type(self).__name__, self.state_dict(), state)
-        for name in self.numbers:
-            setattr(self, name, type(getattr(self, name))(arrays[name].item()))
-        for path in self.params:
-            self.counts[path] = int(arrays[f"count.{path}"])
-            self.kept[path] = tuple(arrays[f"{slot}.{path}"] for slot in self.slots)
+        numbers = {name: check(name, arrays[name].item()) for name, check in self.numbers.items()}
+        counts = {path: int(checked(f"count.{path}", arrays[f"count.{path}"].item(), math.inf)) for path in self.params}
+        for name, number in numbers.items():
+            setattr(self, name, number)
+        self.counts = counts
+        self.kept = {path: tuple(arrays[f"{slot}.{path}"] for slot in self.slots) for path in self.params}
+
+
+def _wide(array: Array) -> Array:
+    """The array in the dtype to compute in."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+# ---- finding the parameters ----------------------------------------------------------------------------------------
 
 
 def trainable(params: Params) -> dict[str, Tensor]:
@@ -142,12 +204,3 @@ def _find(path: str, item: Any, found: dict[str, Tensor], known: set[int]) -> No
     elif id(item) not in known:
         known.add(id(item))
         found[path] = item
-
-
-def checked(name: str, value: Any, low: float, high: float) -> float:
-    """A number in [low, high)."""
-    if not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} is a number, got {type(value).__name__}")
-    if not low <= value < high:
-        raise ValueError(f"{name} lies in [{low:g}, {high:g}), got {value}")
-    return float(value)

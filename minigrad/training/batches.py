@@ -93,7 +93,8 @@ def padded(sequences: Iterable[Any], batch: int, seed: Seed = None, fill: float 
     step of every sequence is in one batch, once; the last batch may be smaller. `fill` stands in the padding.
     seed: as of `minigrad.random`, for example `(seed, epoch)`, for another order in each epoch.
 
-    TypeError or ValueError, before the first batch, for sequences that differ in dtype or in what follows T_i.
+    TypeError or ValueError, before the first batch, for sequences that differ in dtype or in what follows T_i, or a
+    `fill` that is no value of their dtype.
 
     >>> import minigrad as mg
     >>> for values, lengths, rows in mg.training.padded([[5], [6, 7, 8], [9, 9]], batch=2):
@@ -101,7 +102,7 @@ def padded(sequences: Iterable[Any], batch: int, seed: Seed = None, fill: float 
     [[5, 0, 0], [6, 7, 8]] [1, 3] [0, 1]
     [[9, 9]] [2] [2]
     """
-    data = _ragged("padded", sequences)
+    data = _ragged("padded", sequences, fill)
     order = np.arange(len(data.lengths)) if seed is None else generator(seed).permutation(len(data.lengths))
     return (data.padded(rows, fill) for rows in _groups(order, as_size("padded", "batch", batch)))
 
@@ -118,7 +119,7 @@ def bucketed(sequences: Iterable[Any], batch: int, seed: Seed = None, fill: floa
     [[5, 0], [9, 9]] [1, 2] [0, 2]
     [[6, 7, 8]] [3] [1]
     """
-    data = _ragged("bucketed", sequences)
+    data = _ragged("bucketed", sequences, fill)
     draw = None if seed is None else generator(seed)
     order = np.arange(len(data.lengths)) if draw is None else draw.permutation(len(data.lengths))
     by_length = order[np.argsort(data.lengths[order], kind="stable")]
@@ -154,8 +155,8 @@ def _padded(arrays: list[Array], steps: int, fill: float) -> Array:
     return values
 
 
-def _ragged(owner: str, sequences: Iterable[Any]) -> _Ragged:
-    """The sequences, checked."""
+def _ragged(owner: str, sequences: Iterable[Any], fill: Any) -> _Ragged:
+    """The sequences, checked, and what fills them up."""
     items = list(sequences)
     tuples = [item if isinstance(item, tuple) else (item,) for item in items]
     if len({(isinstance(item, tuple), len(parts)) for item, parts in zip(items, tuples, strict=True)}) > 1:
@@ -167,7 +168,24 @@ def _ragged(owner: str, sequences: Iterable[Any]) -> _Ragged:
         if len(set(found)) > 1:
             raise ValueError(f"{owner}: the arrays of one sequence have one length, got {found} in sequence {i}")
         lengths[i] = found[0]
+    for part in parts:
+        dtype = part[0].dtype
+        if not _holds(dtype, fill):
+            raise ValueError(
+                f"{owner}: fill is a number that {dtype}, the dtype of the sequences, holds exactly, got {fill!r}; "
+                "take one of its values, or convert the sequences with astype"
+            )
     return _Ragged(parts, lengths, not any(isinstance(item, tuple) for item in items))
+
+
+def _holds(dtype: Any, number: Any) -> bool:
+    """Whether a number comes back from an array of the dtype as it was."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            kept = np.array(number, dtype=dtype).item()
+    except (TypeError, ValueError, OverflowError):  # NaN and -1 are no unsigned integers
+        return False
+    return bool(kept == number or (kept != kept and number != number))  # noqa: PLR0124  (NaN alone differs from itself)
 
 
 def _alike(owner: str, items: Sequence[Any]) -> list[Array]:

@@ -163,22 +163,30 @@ def _checked_name(name: Any) -> str:
 def _host(name: str, value: Any) -> Host:
     """An array as one that is on the host, contiguous and of the machine's byte order."""
     array = constant(value)
-    host = backend_of(array).to_host(array)
+    try:
+        host = backend_of(array).to_host(array)
+    except TypeError as error:
+        raise TypeError(f"array {name!r} cannot be saved: {error}") from None
     if host.dtype.name not in DTYPES:
         raise TypeError(f"array {name!r} has dtype {host.dtype}, and a checkpoint holds {', '.join(sorted(DTYPES))}")
     return np.asarray(host, dtype=host.dtype.newbyteorder("="), order="C")
 
 
-def _check_json(value: Any, where: str) -> None:
-    """TypeError for what JSON would turn into something else, or cannot hold; a tuple may become a list."""
+def _check_json(value: Any, where: str, around: tuple[Any, ...] = ()) -> None:
+    """TypeError for what JSON would turn into something else, or cannot hold; a tuple may become a list.
+
+    around: the dicts and lists that the value is in.
+    """
+    if any(value is outer for outer in around):
+        raise TypeError(f"{where} is a {type(value).__name__} that holds itself, which JSON cannot; take it out")
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) is not str:
                 raise TypeError(f"{where} has the key {key!r}: keys are strings")
-            _check_json(item, f"{where}[{key!r}]")
+            _check_json(item, f"{where}[{key!r}]", (*around, value))
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
-            _check_json(item, f"{where}[{i}]")
+            _check_json(item, f"{where}[{i}]", (*around, value))
     elif type(value) not in (str, int, float, bool, type(None)):
         raise TypeError(
             f"{where} is a {type(value).__name__}, and JSON holds dicts, lists, strings, numbers, booleans and None; "

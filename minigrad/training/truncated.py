@@ -42,7 +42,9 @@ def truncated(
 
     net: `net(inputs, sequence_length=..., initial_state=...) -> (outputs, state)`, called for pieces of the sequence:
     `functools.partial(nn.dynamic_rnn, cell)`, or a function that calls dynamic_rnn and does more, such as an embedding.
-    If it draws random numbers, it must take another seed at each call.
+    If it draws random numbers, it must take another seed at each call. A Stream, which cuts its state by itself, does
+    not fit, nor does what reads a window from its end, such as a Bidirectional or reverse=True: there is no later state
+    to begin with.
     inputs: a pytree of (B, T, ...), or (T, B, ...) with `time_major=True`.
     k2: at least k1, and k1 by default: chunks, between which the state is carried and its gradient cut.
     sequence_length: an integer for each row, 0 to T (default: T).
