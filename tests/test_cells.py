@@ -515,6 +515,27 @@ def test_with_all_options_a_cell_is_its_plain_equations(case):
         np.testing.assert_allclose(host(found[name]), needed, err_msg=name, rtol=1e-10, atol=1e-11 * scale)
 
 
+@settings(max_examples=15, **SLOW)
+@given(cases())
+def test_with_all_options_the_strict_backend_gives_the_same(case):
+    """What refuses whatever CuPy refuses: values, and every gradient, through the same compiled programs."""
+    cotangents = [case.draw.normal(size=out.shape) for out in case.plain(case.point)]
+
+    def results():
+        at = {name: mg.asarray(array) for name, array in case.point.items()}
+        gs = [mg.asarray(g) for g in cotangents]
+        loss = lambda at: sum((out * g).sum() for out, g in zip(case.run(at), gs, strict=True))  # noqa: E731
+        return [*case.run(at), *mg.grad(loss)(at).values()]
+
+    expected = results()
+    with mg.use_backend("strict"):
+        found = results()
+        assert all(mg.asarray(value).backend.name == "strict" for value in found)
+        found = [host(value) for value in found]
+    for got, needed in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, host(needed), rtol=1e-11, atol=1e-12)
+
+
 @settings(max_examples=12, **SLOW)
 @given(cases(units=3, rows=2, steps=2))
 def test_with_all_options_the_checker_agrees_at_both_orders(case):
