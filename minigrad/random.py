@@ -58,7 +58,7 @@ def _drawn(seed: int | Sequence[int], dtype: Any, make: Callable[[np.random.Gene
     take = _deferred.get()
     if take is None:
         return _tensor(make(generator(seed)), dtype)
-    seeds, call = _seeds(seed), _next_call()
+    seeds, call = as_seeds(seed), _next_call()
     return Tensor(take(lambda at: np.asarray(make(_generator(seeds, at, call))).astype(np.dtype(dtype))))
 
 
@@ -102,13 +102,22 @@ def generator(seed: int | Sequence[int]) -> np.random.Generator:
             "normal, uniform or bernoulli, or pass unroll=True"
         )
     path = _path.get()
-    return _generator(_seeds(seed), path, _next_call() if path else 0)
+    return _generator(as_seeds(seed), path, _next_call() if path else 0)
 
 
-def _seeds(seed: int | Sequence[int]) -> list[int]:
-    seeds = [operator.index(s) for s in seed] if isinstance(seed, Sequence) else [operator.index(seed)]
+def as_seeds(seed: Any) -> list[int]:
+    """The integers of a seed. TypeError for what is none, ValueError for a negative one.
+
+    >>> from minigrad import random
+    >>> random.as_seeds(7), random.as_seeds((1, 2))
+    ([7], [1, 2])
+    """
+    try:
+        seeds = [operator.index(part) for part in (seed if isinstance(seed, Sequence) else [seed])]
+    except TypeError:
+        raise TypeError(f"a seed is an integer of at least 0, or a sequence of such, got {seed!r}") from None
     if any(s < 0 for s in seeds):
-        raise ValueError(f"a seed is an integer of at least 0, or a sequence of such, got {seed}")
+        raise ValueError(f"a seed is an integer of at least 0, or a sequence of such, got {seed!r}")
     return seeds
 
 

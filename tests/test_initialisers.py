@@ -210,3 +210,25 @@ def test_bad_arguments_of_the_report():
         initial(nn.Linear(2, 3), np.zeros((1, 1, 2), "float32"))
     with pytest.raises(ValueError, match=r"with at least one step, got \(1, 0, 2\)"):
         initial(nn.RNNCell(2, 3), np.zeros((1, 0, 2), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.GRUCell(2, 3, seed="a"), TypeError, "a seed is an integer of at least 0, .* got 'a'"),
+        (lambda: nn.GRUCell(2, 3, seed=-1), ValueError, "a seed is an integer of at least 0, .* got -1"),
+        (lambda: nn.GRUCell(2, 3, seed=np.array([1, 2])), TypeError, r"a seed is an integer .* got array\(\[1, 2\]\)"),
+        (lambda: chrono(100, seed=None), TypeError, "a seed is an integer .* got None"),
+        (lambda: nn.LSTMCell(2, 3, clip="1"), ValueError, "clip is a positive number or None, got '1'"),
+        (lambda: nn.LSTMCell(2, 3, forget_bias=np.ones(3)), TypeError, "forget_bias is a number, .* init_b"),
+        (lambda: nn.GRUCell(2, 3).gate(0), ValueError, "the gates of GRUCell are r, z, n, got 0"),
+        (
+            lambda: nn.LearnedState(nn.Deep([nn.GRUCell(2, 3), nn.LearnedState(nn.GRUCell(3, 3))])),
+            ValueError,
+            "has learned its .* already",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_clear_error(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack
 
+import numpy as np
+
 from minigrad.nn.equations import equations
 from minigrad.nn.initialisers import Choice, Initialiser, Seed, constant, glorot_uniform, orthogonal, seed_for, zeros
 from minigrad.nn.layers import parameter
@@ -102,7 +104,7 @@ class Cell(Module):
         >>> mg.nn.LSTMCell(2, 3).gate("o").W_x.shape
         (2, 3)
         """
-        if len(name) != 1 or name not in self.gates:
+        if not isinstance(name, str) or len(name) != 1 or name not in self.gates:
             raise ValueError(f"the gates of {self._name} are {', '.join(self.gates)}, got {name!r}")
         start = self.gates.index(name) * self.units
         columns = slice(start, start + self.units)
@@ -399,6 +401,10 @@ def _one_of(argument: str, word: str, words: tuple[str, ...]) -> str:
 
 def _check_forget_bias(forget_bias: float, coupled: bool, init_b: Choice) -> None:
     """A forget bias that somebody chose must have its effect."""
+    if not isinstance(forget_bias, int | float | np.number):
+        raise TypeError(
+            f"LSTMCell: forget_bias is a number, got {forget_bias!r}; a bias for each unit goes into init_b"
+        )
     if forget_bias == 1.0:
         return
     if coupled:
@@ -412,6 +418,6 @@ def _check_forget_bias(forget_bias: float, coupled: bool, init_b: Choice) -> Non
 
 def _as_limit(clip: float) -> float:
     """The limit of the memory as a number; ValueError for one that limits nothing."""
-    if not 0 < clip < math.inf:
+    if not isinstance(clip, int | float | np.number) or not 0 < clip < math.inf:
         raise ValueError(f"LSTMCell: clip is a positive number or None, got {clip!r}")
     return float(clip)

@@ -7,7 +7,6 @@ are drawn one by one, each with the limits of its own shape.
 from __future__ import annotations
 
 import math
-import operator
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +118,7 @@ def chrono(
     """
     if not 2 <= longest < math.inf:
         raise ValueError(f"chrono: longest is a number of steps, at least 2, got {longest!r}")
+    random.as_seeds(seed)  # None will not do: two gates share the draw
 
     def log_times(sign: float) -> Initialiser:
         def draw(shape: tuple[int, ...], seed_of_gate: Seed = None, dtype: Any = "float32") -> Tensor:
@@ -138,8 +138,7 @@ def seed_for(seed: Seed, label: str) -> tuple[int, ...]:
     """
     if seed is None:
         seed = int.from_bytes(os.urandom(16))
-    parts = seed if isinstance(seed, Sequence) else [seed]
-    return (*[operator.index(part) for part in parts], zlib.crc32(label.encode()))
+    return (*random.as_seeds(seed), zlib.crc32(label.encode()))
 
 
 def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, int]:

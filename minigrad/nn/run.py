@@ -15,13 +15,13 @@ A cell is any callable `cell(x, state) -> (output, state)`, and needs nothing of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from minigrad.nn.initialisers import Seed, seed_for
 from minigrad.nn.module import Module
 from minigrad.nn.record import Recording
+from minigrad.random import as_seeds
 from minigrad.scan import scan
 
 
@@ -32,7 +32,7 @@ class Run:
     Use one to take single steps of a net that draws: `net.prepared(Run(training=False))` is a plain cell. Outside
     of a scan a draw is a function of the seed alone: in training, prepare each step with a seed of its own. `path` and
     `recording` are dynamic_rnn's own.
-    Raises TypeError for a training that is not True, False or None, and for a seed that is no integer.
+    Raises TypeError for a training that is not True, False or None, and for a seed that is none.
 
     >>> import minigrad as mg
     >>> from minigrad.nn.run import Run
@@ -49,8 +49,8 @@ class Run:
     def __post_init__(self) -> None:
         if not (self.training is None or isinstance(self.training, bool)):
             raise TypeError(f"training is True, False or None, got {self.training!r}")
-        if self.seed is not None and not _is_seed(self.seed):
-            raise TypeError(f"a seed is an integer of at least 0, or a sequence of such, got {self.seed!r}")
+        if self.seed is not None:
+            as_seeds(self.seed)
 
     def draws(self, owner: str) -> bool:
         """Whether a net that can draw random numbers does so now; ValueError where that was left open."""
@@ -74,11 +74,6 @@ class Run:
         if hasattr(cell, "prepared"):
             return cell.prepared(run)
         return cell if run.recording is None else run.recording.watched(cell, run.path)
-
-
-def _is_seed(seed: Any) -> bool:
-    parts = seed if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
-    return all(hasattr(part, "__index__") and part >= 0 for part in parts)
 
 
 class Net(Module):

@@ -102,6 +102,8 @@ class LearnedState(Wrapper):
 def _learned(name: str, leaf: Any) -> Tensor:
     """A parameter with the first row of a state's leaf."""
     leaf = as_value("LearnedState", leaf)
+    if isinstance(leaf, Tensor) and leaf.record is not None:
+        raise ValueError(f"LearnedState: the cell has learned its {name} already; wrap the outermost cell only")
     if leaf.dtype.kind != "f":
         raise TypeError(f"LearnedState learns floating states, got {name} of dtype {leaf.dtype}")
     return parameter(name, leaf[0])
