@@ -17,7 +17,7 @@ from minigrad.nn.initialisers import Choice, Initialiser, Seed, constant, glorot
 from minigrad.nn.layers import parameter
 from minigrad.nn.module import Module, as_float_dtype, as_input, as_size
 from minigrad.ops import clip, concatenate, mean, sigmoid, split, sqrt, square, tanh
-from minigrad.tape import Value
+from minigrad.tape import Array, Value
 from minigrad.tensor import Tensor, asarray
 
 
@@ -241,6 +241,17 @@ class GRUCell(Cell):
     def _rz_and_n(self, fused: Value) -> list[Any]:
         """The columns of both gates, and those of the candidate."""
         return split(fused, [2 * self.units], axis=-1)
+
+
+def with_z_negated(fused: Array) -> Array:
+    """A fused array of a GRU, with the columns of z negated: keep becomes write, and the other way round.
+
+    sigmoid(-a) = 1 - sigmoid(a), so nothing is lost, and twice is the identity, bit for bit.
+    """
+    units = fused.shape[-1] // 3
+    turned = fused.copy()
+    turned[..., units : 2 * units] = -turned[..., units : 2 * units]
+    return turned
 
 
 class LSTMState(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 
 from minigrad.backend import backend_of
 from minigrad.nn.bidirectional import Bidirectional
-from minigrad.nn.cells import Cell, GRUCell, LSTMCell, RNNCell
+from minigrad.nn.cells import Cell, GRUCell, LSTMCell, RNNCell, with_z_negated
 from minigrad.nn.deep import Deep
 from minigrad.nn.module import Module, checked_state, tensors_of
 from minigrad.ops import relu, tanh
@@ -117,10 +117,8 @@ def _writes(cell: Cell) -> bool:
 
 
 def _with_other_update(own: dict[str, Host]) -> dict[str, Host]:
-    """A GRU whose z keeps as one whose z writes, or the other way round, since 1 - sigmoid(a) = sigmoid(-a)."""
-    units = own["b"].shape[0] // 3
-    z = np.repeat([False, True, False], units)
-    return own | {name: np.where(z, -own[name], own[name]) for name in ("W_x", "W_h", "b")}
+    """A GRU whose z keeps as one whose z writes, or the other way round."""
+    return own | {name: with_z_negated(own[name]) for name in ("W_x", "W_h", "b")}
 
 
 # ---- a net of cells ------------------------------------------------------------------------------------------------

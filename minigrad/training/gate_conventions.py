@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from minigrad.nn.cells import with_z_negated
 from minigrad.nn.module import Module, children
 from minigrad.tape import constant
 
@@ -90,10 +91,7 @@ def convert_update(arrays: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     converted = dict(arrays)
     for name in ("W_x", "W_h", "b"):
         array = constant(arrays[prefix + name])
-        units, rest = divmod(array.shape[-1], 3)
-        if rest:
+        if array.shape[-1] % 3:
             raise ValueError(f"{prefix}{name} has the columns of three gates side by side, got {tuple(array.shape)}")
-        array = array.copy()
-        array[..., units : 2 * units] = -array[..., units : 2 * units]
-        converted[prefix + name] = array
+        converted[prefix + name] = with_z_negated(array)
     return converted
