@@ -15,6 +15,14 @@ from scan_oracle import MIXTURES, agree, first_order, loop, loss_of, ragged, ran
 INPUTS = 2
 
 
+def gru(inputs: int = INPUTS, units: int = 3, seed: int = 0) -> Any:
+    return mg.nn.GRUCell(inputs, units, dtype="float64", seed=seed)
+
+
+def lstm(inputs: int = INPUTS, units: int = 3, seed: int = 1) -> Any:
+    return mg.nn.LSTMCell(inputs, units, dtype="float64", seed=seed)
+
+
 class Sequences(NamedTuple):
     """A batch: how many steps and rows, their lengths or None, the direction, and a seed for all numbers."""
 

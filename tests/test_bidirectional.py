@@ -20,8 +20,10 @@ from net_oracle import (
     bits,
     by_hand,
     driven,
+    gru,
     hold,
     inputs_of,
+    lstm,
     poisoned,
     sequences,
     states_of,
@@ -31,14 +33,6 @@ from scan_oracle import agree
 laws = settings(max_examples=8, deadline=None)
 few = settings(max_examples=3, deadline=None)
 F = "float64"
-
-
-def gru(inputs=INPUTS, units=3, seed=0):
-    return nn.GRUCell(inputs, units, dtype=F, seed=seed)
-
-
-def lstm(inputs=INPUTS, units=3, seed=1):
-    return nn.LSTMCell(inputs, units, dtype=F, seed=seed)
 
 
 def bent(a, b):

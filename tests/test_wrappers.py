@@ -21,8 +21,10 @@ from net_oracle import (
     bits,
     by_hand,
     driven,
+    gru,
     hold,
     inputs_of,
+    lstm,
     poisoned,
     sequences,
 )
@@ -30,14 +32,6 @@ from net_oracle import (
 laws = settings(max_examples=8, deadline=None)
 few = settings(max_examples=3, deadline=None)
 F = "float64"
-
-
-def gru(inputs=INPUTS, units=3, seed=0):
-    return nn.GRUCell(inputs, units, dtype=F, seed=seed)
-
-
-def lstm(inputs=INPUTS, units=3, seed=1):
-    return nn.LSTMCell(inputs, units, dtype=F, seed=seed)
 
 
 def linear(inputs, outputs, seed=2):
