@@ -195,6 +195,15 @@ def attention(w):
     return fn
 
 
+def attention_by_matmul(w):
+    def fn(h, x):
+        scores = mg.squeeze(w["memory"] @ mg.expand_dims(h @ w["A"], 2), 2)
+        context = mg.squeeze(mg.expand_dims(mg.softmax(scores, axis=-1), 1) @ w["memory"], 1)
+        return mg.tanh(x @ w["W"] + h @ w["U"] + context @ w["C"]), scores
+
+    return fn
+
+
 def ignores_its_input(w):
     return lambda h, x: mg.tanh(h @ w["U"] + w["b"])
 
@@ -283,6 +292,10 @@ KNOWN = {
     # Five as it is written; h @ A and h @ U may become one, so may the products with the memory.
     "attention": Known(
         attention, {"memory": (B, S, H), "A": UH, "W": WX, "U": UH, "C": UH}, ONE, [5], [5], has_output=True,
+        at_most=True,
+    ),
+    "attention by matmul": Known(
+        attention_by_matmul, {"memory": (B, S, H), "A": UH, "W": WX, "U": UH, "C": UH}, ONE, [5], [5], has_output=True,
         at_most=True,
     ),
     "ignores its input": Known(ignores_its_input, {"U": UH, "b": BH}, ONE, [1], [1]),

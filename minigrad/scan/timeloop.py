@@ -79,7 +79,9 @@ class TimeLoop:
         operands = [self.reference(e.number_behind(i, node)) for i in node.inputs]
         if node.op is matmul:
             self.products += 1
-            operands = [e.solid(i) if e.is_once(i) else name for i, name in zip(node.inputs, operands, strict=True)]
+            matrices = [e.is_once(i) and i not in e.aligned for i in node.inputs]
+            given = zip(node.inputs, matrices, operands, strict=True)
+            operands = [e.solid(i) if same else name for i, same, name in given]
         elif is_ufunc(node) and not e.kernels:
             operands = [self.spread(i, node, name) for i, name in zip(node.inputs, operands, strict=True)]
         destination = self.reference(node) if node in e.place else None
