@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.backend import backend_of, default_backend
+from minigrad.backend import Backend, backend_of, default_backend
+from minigrad.ops import argmax
 from minigrad.ops.op import as_value
 from minigrad.tape import constant, scoped
 from minigrad.tensor import Tensor
@@ -53,11 +54,17 @@ def path() -> tuple[int, ...]:
     return _path.get()
 
 
-def _drawn(seed: int | Sequence[int], dtype: Any, make: Callable[[np.random.Generator], Any]) -> Tensor:
+def _drawn(
+    seed: int | Sequence[int],
+    dtype: Any,
+    make: Callable[[np.random.Generator], Any],
+    backend: Backend | None = None,
+) -> Tensor:
     """A draw that holds here: of this step, or in a body that is being traced of every step."""
     take = _deferred.get()
     if take is None:
-        return _tensor(make(generator(seed)), dtype)
+        drawn = np.asarray(make(generator(seed))).astype(np.dtype(dtype))
+        return Tensor((backend or default_backend()).asarray(drawn))
     seeds, call = as_seeds(seed), _next_call()
     return Tensor(take(lambda at: np.asarray(make(_generator(seeds, at, call))).astype(np.dtype(dtype))))
 
@@ -170,16 +177,12 @@ def bernoulli(shape: Shape, seed: int | Sequence[int], p: float = 0.5, dtype: An
 def categorical(logits: Any, seed: int | Sequence[int]) -> Tensor:
     """One class a row, drawn with probabilities softmax(logits): (..., classes) to integers (...). No derivative.
 
-    Source: the Gumbel-max trick (Gumbel, 1954). Waits for the device.
+    Source: the Gumbel-max trick (Gumbel, 1954).
 
     >>> import minigrad as mg
     >>> mg.random.categorical([[0.0, 1000.0], [1000.0, 0.0]], seed=0)
     Tensor([1, 0], int64)
     """
     array = constant(as_value("random.categorical", logits))
-    host = backend_of(array).to_host(array)
-    return Tensor(backend_of(array).asarray(np.argmax(host + generator(seed).gumbel(size=host.shape), axis=-1)))
-
-
-def _tensor(host: np.ndarray[Any, Any], dtype: Any) -> Tensor:
-    return Tensor(default_backend().asarray(np.asarray(host).astype(np.dtype(dtype))))
+    noise = _drawn(seed, "float64", lambda g: g.gumbel(size=array.shape), backend_of(array))
+    return Tensor(argmax(array + noise.array, axis=-1))

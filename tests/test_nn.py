@@ -289,6 +289,21 @@ def test_a_token_outside_the_vocabulary_is_named(tokens, worst, backend):
             layer(given)
 
 
+def test_in_the_body_of_a_scan_a_token_outside_gives_nan(backend):
+    """There it cannot be named, but it must not pass for another one: NumPy would take -1 for the last."""
+    layer = nn.Embedding(5, 3, dtype="float64", seed=0)
+    W = host(layer.W)
+    tokens = backend.asarray(np.array([[1, -1], [4, 5], [0, 2]]))
+
+    def body(total, token):
+        return total, layer(token)
+
+    found = host(mg.scan(body, tokens, mg.zeros(()), has_output=True)[1])
+    np.testing.assert_array_equal(found, [[W[1], [np.nan] * 3], [W[4], [np.nan] * 3], [W[0], W[2]]])
+    with pytest.raises(TypeError, match="Embedding takes integer tokens, got dtype float64"):
+        mg.scan(body, mg.zeros((2, 2)), mg.zeros(()), has_output=True)
+
+
 @pytest.mark.parametrize("tokens", [[1.0], np.array([True]), np.zeros((2, 2), np.float32), 1.5])
 def test_tokens_are_integers(tokens):
     with pytest.raises(TypeError, match=r"Embedding takes integer tokens, got dtype (float|bool)"):

@@ -199,6 +199,20 @@ def test_a_draw_is_a_constant_of_the_trace():
     assert random.categorical(logits, 0).record is None
 
 
+def test_a_class_is_the_one_that_wins_with_gumbel_noise():
+    """Also where it is drawn in a scan, one class a row and step."""
+    logits = np.random.default_rng(0).normal(size=(3, 2, 5))
+    noise = random.generator(7).gumbel(size=(3, 2, 5))
+    assert np.array_equal(random.categorical(logits, 7).data, np.argmax(logits + noise, axis=-1))
+
+    def body(state, x):
+        return state, random.categorical(x, 7)
+
+    drawn = [mg.scan(body, logits, 0.0, has_output=True, unroll=unroll)[1] for unroll in (True, False)]
+    assert np.array_equal(*drawn)
+    assert drawn[0].dtype == np.int64
+
+
 @pytest.mark.parametrize("seed", [-1, [1, -2]])
 def test_a_negative_seed_is_an_error(seed):
     with pytest.raises(ValueError, match="at least 0"):

@@ -1154,6 +1154,60 @@ def test_ways_of_running_draw_alike(unroll):
     same(as_array(ragged_), as_array(plain) * (np.arange(4)[:, None] < n))
 
 
+@ways
+@pytest.mark.parametrize("lengths", [None, [3, 0, 4]])
+def test_a_net_that_reads_what_it_says_runs_as_by_hand(unroll, lengths):
+    """Of its scores a token is chosen or drawn, and looked up at the next step; no gradient passes through it."""
+    draw = draws(3)
+    W, U, V, E = draw((4, 4)), draw((4, 5)), draw((4, 5)), draw((5, 4))
+
+    def said(scores):
+        return mg.random.categorical(scores, seed=2), mg.argmax(scores + 0.5, axis=-1), mg.argmax(scores)
+
+    def fn(state, x):
+        h, own, best = state
+        h = mg.tanh(h @ at["W"] + mg.getitem(at["E"], own) + mg.getitem(at["E"], best) + x)
+        own, best, _ = said(h @ at["V"] + h @ at["U"])
+        return (h, own, best), (h, own, best)
+
+    at = {"W": W, "U": U, "V": V, "E": E}
+    x, start = draw((4, 3, 4)), (draw((3, 4)), np.zeros(3, int), np.ones(3, int))
+    _, (_, owns, bests) = mg.scan(fn, x, start, has_output=True, unroll=True)
+    tokens = [np.concatenate([first[None], t[:-1]]) for first, t in zip(start[1:], (owns, bests), strict=True)]
+
+    def read(h, x):
+        x, own, best = x
+        h = mg.tanh(h @ at["W"] + mg.getitem(at["E"], own) + mg.getitem(at["E"], best) + x)
+        return h, h
+
+    def outputs(weights, body, elems, first, **options):
+        at.update(weights)
+        return mg.scan(body, elems, first, has_output=True, lengths=lengths, **options)[1]
+
+    def free(weights):
+        return [outputs(weights, fn, x, start, unroll=unroll)[0]]
+
+    def told(weights):
+        return [outputs(weights, read, (x, *tokens), start[0], unroll=True)]
+
+    for row, n in enumerate([4] * 3 if lengths is None else lengths):
+        for drawn, expected in zip(outputs(at, fn, x, start, unroll=unroll)[1:], (owns, bests), strict=True):
+            assert np.array_equal(drawn[:n, row], expected[:n, row])
+    weights = {"W": W, "E": E}
+    agree(first_order(free, weights, 1), first_order(told, weights, 1))
+
+
+def test_an_argmax_over_the_rows_is_a_meeting():
+    for axis in (None, 0, -2):
+        with pytest.raises(ValueError, match="rows meet in `argmax`"):
+            mg.scan(
+                lambda h, x, a=axis: h + mg.argmax(h + x, axis=a),
+                np.ones((2, 3, 3)),
+                np.ones((3, 3)),
+                lengths=[2, 1, 0],
+            )
+
+
 DROPPED = {"checkpoint": 2, "sqrt": "sqrt", "plain": None}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from minigrad import random
 from minigrad.backend import backend_of
 from minigrad.nn.initialisers import Seed, glorot_uniform, seed_for, zeros
 from minigrad.nn.module import Module, as_float_dtype, as_input, as_size
-from minigrad.ops.indexing import getitem_
-from minigrad.ops.op import as_value
+from minigrad.ops import expand_dims, where
+from minigrad.ops.indexing import getitem, getitem_
+from minigrad.ops.op import as_value, is_abstract
 from minigrad.tape import Array, Value, constant
 from minigrad.tensor import Tensor, tensor
 
@@ -46,7 +48,8 @@ class Embedding(Module):
     """The row of `W` for each token: integers (...) to (..., units).
 
     `W` (num_tokens, units) starts with normal draws, so that what it gives has variance 1. Tokens may lie on the host
-    whatever the backend, and are checked there; for tokens on a device the check waits for it.
+    whatever the backend, and are checked there; for tokens on a device the check waits for it. In the body of a scan,
+    where tokens have no values yet, one outside gives NaN instead.
     Raises TypeError for tokens that are no integers, IndexError for one outside 0..num_tokens - 1.
 
     >>> import minigrad as mg
@@ -60,16 +63,20 @@ class Embedding(Module):
         shape = (self.num_tokens, self.units)
         self.W = parameter("W", random.normal(shape, seed_for(seed, "Embedding.W"), as_float_dtype(dtype)))
 
-    def __call__(self, tokens: Any) -> Tensor:
-        return getitem_(self.W, index=(self._rows(tokens),))  # type: ignore[no-any-return]
-
-    def _rows(self, tokens: Any) -> Array:
-        """The tokens, known to be rows of W, as an array of its backend that nobody else can write to."""
+    def __call__(self, tokens: Any) -> Any:
         array = np.asarray(tokens) if isinstance(tokens, list | tuple) else constant(as_value("Embedding", tokens))
         if array.dtype.kind not in "iu":
             if array.size:
                 raise TypeError(f"Embedding takes integer tokens, got dtype {array.dtype}")
             array = array.astype(np.intp)  # an empty list has no integers to show its dtype
+        if is_abstract(array):
+            known = (array >= 0) & (array < self.num_tokens)
+            rows = getitem(self.W, where(known, array, 0))
+            return where(expand_dims(known, -1), rows, math.nan)
+        return getitem_(self.W, index=(self._rows(array),))
+
+    def _rows(self, array: Array) -> Array:
+        """The tokens, known to be rows of W, as an array of its backend that nobody else can write to."""
         if array.size:
             xp = backend_of(array).xp
             low, high = int(xp.min(array)), int(xp.max(array))

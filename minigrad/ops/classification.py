@@ -100,6 +100,7 @@ def argmax(x: Any, axis: int | None = None) -> Any:
     1
     """
     array = constant(as_value("argmax", x))
+    axis = None if axis is None else axis_of("argmax", axis, len(array.shape))
     backend = backend_of(array)
     out = backend.asarray(backend.xp.argmax(array, axis=axis))
     return Box.new(out) if isinstance(x, Box) else out

@@ -300,8 +300,19 @@ def function(name: str) -> Op:
         op = Op(forward, name, register=False)
         if name in ELEMENTWISE_FUNCTIONS:
             op.batch_rule, op.row_rule = broadcast_batch, broadcast_rows
+        elif name == "argmax":
+            op.batch_rule, op.row_rule = _argmax_batch, _argmax_rows
         op = _FUNCTIONS.setdefault(name, op)  # the first of two threads wins
     return op
+
+
+def _argmax_batch(static: dict[str, Any], shapes: Any, stacked: Any) -> dict[str, Any] | None:
+    axis = static["axis"]  # None, of all elements, or counted from the front
+    return None if axis is None else {"axis": axis + 1}
+
+
+def _argmax_rows(static: dict[str, Any], shapes: Any, aligned: Any) -> bool:
+    return static["axis"] not in {None, 0}
 
 
 def _function_of_any(name: str, *args: Any) -> Any:
