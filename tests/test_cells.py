@@ -292,12 +292,13 @@ def test_without_a_seed_no_two_cells_are_alike():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_zero_state(kind, backend):
     cell = getattr(nn, kind)(INPUTS, UNITS, dtype="float64")
-    with mg.use_backend("numpy"):  # the state belongs to the cell, whatever the default is
-        state = cell.zero_state(5)
-    for part in state if kind == "LSTMCell" else [state]:
-        assert (part.shape, part.dtype, part.backend) == ((5, UNITS), np.float64, backend)
-        assert not part.requires_grad
-        assert (host(part) == 0).all()
+    for default in ("numpy", "strict"):  # the state belongs to the cell, whatever the default is
+        with mg.use_backend(default):
+            state = cell.zero_state(5)
+        for part in state if kind == "LSTMCell" else [state]:
+            assert (part.shape, part.dtype, part.backend) == ((5, UNITS), np.float64, backend)
+            assert not part.requires_grad
+            assert (host(part) == 0).all()
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

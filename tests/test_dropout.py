@@ -341,7 +341,7 @@ def test_bad_input_is_refused():
             Dropout(lstm(), output=rate)
     with pytest.raises(TypeError, match=r"drops floating values, got input of dtype int64: drop after an Embedding"):
         nn.dynamic_rnn(Dropout(Echo(), 0.5), np.ones((1, 2, 3), int), training=True, seed=0)
-    with pytest.raises(TypeError, match=r"Dropout changes the h of a state, .*, got dict"):
+    with pytest.raises(TypeError, match=r"Dropout needs the h of a state, .*, got dict"):
         Dropout(Echo(), state=0.5).prepared(Run(training=True, seed=0))(np.ones((1, 2)), {"h": np.ones((1, 2))})
     with pytest.raises(TypeError, match="Dropout wraps a cell, and a Bidirectional runs over whole sequences"):
         Dropout(Bidirectional(lstm(), lstm()))

@@ -4,7 +4,8 @@ A cell is any callable `cell(x, state) -> (output, state)` with `zero_state(batc
 derivative. `dynamic_rnn` runs it over sequences with `scan`. Rows are samples everywhere: `x @ W_x + h @ W_h + b`.
 """
 
-from minigrad.nn import initialisers
+from minigrad.nn import decoding, initialisers
+from minigrad.nn.attention import AdditiveAttention, Attention, DotAttention
 from minigrad.nn.bidirectional import Bidirectional
 from minigrad.nn.cells import GRUCell, LayerNorm, LSTMCell, LSTMState, RNNCell
 from minigrad.nn.deep import Deep, DeepOutput, DeepTransition
@@ -22,15 +23,19 @@ from minigrad.nn.losses import (
 from minigrad.nn.module import Module
 from minigrad.nn.recurrent import dynamic_rnn
 from minigrad.nn.run import Run
+from minigrad.nn.seq2seq import Predictions, Seq2Seq
 from minigrad.nn.stream import Stream
 from minigrad.nn.torch_weights import from_torch, to_torch
 from minigrad.nn.wrappers import LearnedState, Residual
 
 __all__ = [
+    "AdditiveAttention",
+    "Attention",
     "Bidirectional",
     "Deep",
     "DeepOutput",
     "DeepTransition",
+    "DotAttention",
     "Dropout",
     "Embedding",
     "GRUCell",
@@ -40,12 +45,15 @@ __all__ = [
     "LearnedState",
     "Linear",
     "Module",
+    "Predictions",
     "RNNCell",
     "Residual",
     "Run",
+    "Seq2Seq",
     "Stream",
     "binary_cross_entropy",
     "bits_per_character",
+    "decoding",
     "dynamic_rnn",
     "equations",
     "from_torch",

@@ -52,6 +52,19 @@ class Bidirectional(Module):
         self.merge = merge
         self.exclusive = exclusive
 
+    @property
+    def inputs(self) -> Any:
+        """How many features it reads, or None where its nets do not say."""
+        return getattr(self.forward, "inputs", None)
+
+    @property
+    def outputs(self) -> Any:
+        """How many features it gives, or None where its nets do not say, or the merge is one of your own."""
+        sizes = [getattr(net, "outputs", None) for net in (self.forward, self.backward)]
+        if None in sizes or self.merge is None or callable(self.merge):
+            return None
+        return sum(sizes) if self.merge == "concat" else sizes[0]
+
     def zero_state(self, batch_size: int) -> tuple[Any, Any]:
         """The first states of both directions.
 

@@ -121,7 +121,7 @@ class Cell(Module):
         return equations(self, self._zeros(2, self.inputs))
 
     def _zeros(self, batch_size: int, size: int) -> Tensor:
-        return asarray(self.W_h.backend.xp.zeros((batch_size, size), dtype=self.W_h.dtype))
+        return Tensor(self.W_h.backend.xp.zeros((batch_size, size), dtype=self.W_h.dtype))
 
     def _chosen(self, argument: str, choice: Choice, own: Mapping[str, Initialiser]) -> dict[str, Initialiser]:
         """An initialiser for each gate: the chosen one, else the cell's own."""

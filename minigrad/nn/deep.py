@@ -52,6 +52,16 @@ class Deep(Net):
         """
         return any(is_whole_sequence(layer) for layer in self.layers)
 
+    @property
+    def inputs(self) -> Any:
+        """How many features it reads, which its lowest layer knows, or None."""
+        return getattr(self.layers[0], "inputs", None)
+
+    @property
+    def outputs(self) -> Any:
+        """How many features it gives, which its highest layer knows, or None."""
+        return getattr(self.layers[-1], "outputs", None)
+
     def zero_state(self, batch_size: int) -> tuple[Any, ...]:
         """The first states of all layers.
 
@@ -167,6 +177,10 @@ class DeepOutput(Wrapper):
     def __init__(self, cell: Any, layers: Sequence[Callable[[Any], Any]]) -> None:
         super().__init__(cell)
         self.layers = _as_layers("DeepOutput", "layer", layers)
+
+    @property
+    def outputs(self) -> Any:
+        return getattr(self.layers[-1], "outputs", None) if self.layers else super().outputs
 
     def prepared(self, run: Run) -> Any:
         cell, layers = run.cell(self.cell, "cell"), self.layers

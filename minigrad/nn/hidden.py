@@ -25,6 +25,19 @@ def map_hidden(owner: str, fn: Callable[[Any], Any], state: Any) -> Any:
     if type(state) in {tuple, list}:
         return type(state)([map_hidden(owner, fn, part) for part in state])
     raise TypeError(
-        f"{owner} changes the h of a state, which is one array or a named tuple with a field h (or a tuple of such "
+        f"{owner} needs the h of a state, which is one array or a named tuple with a field h (or a tuple of such "
         f"states), got {type(state).__name__}"
     )
+
+
+def hidden_of(owner: str, state: Any) -> list[Any]:
+    """The h of a state, or of each of several states, as a list; TypeError for a state in which h is not known.
+
+    >>> from minigrad.nn import LSTMState
+    >>> from minigrad.nn.hidden import hidden_of
+    >>> hidden_of("a test", (1.0, LSTMState(h=2.0, c=3.0)))
+    [1.0, 2.0]
+    """
+    found: list[Any] = []
+    map_hidden(owner, found.append, state)
+    return found

@@ -19,6 +19,16 @@ class Wrapper(Net):
     def __init__(self, cell: Any) -> None:
         self.cell = as_cell(type(self).__name__, cell, "wrap the cells of each direction")
 
+    @property
+    def inputs(self) -> Any:
+        """How many features it reads, or None where the cell inside does not say."""
+        return getattr(self.cell, "inputs", None)
+
+    @property
+    def outputs(self) -> Any:
+        """How many features it gives, or None where the cell inside does not say."""
+        return getattr(self.cell, "outputs", None)
+
     def zero_state(self, batch_size: int) -> Any:
         """The first state of the cell inside.
 
