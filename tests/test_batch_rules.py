@@ -21,7 +21,7 @@ from minigrad.testing.strategies import seeds
 OPS = {name: op for name, op in REGISTRY.items() if op.forward.__module__.startswith("minigrad.")}
 WITHOUT = {}  # an op without one of the rules, and why
 BROADCASTING = {name for name, op in OPS.items() if isinstance(op, Elementwise)} | {"where", "scale", "absorb"}
-ROUNDING = {name for name, op in OPS.items() if isinstance(op, Elementwise)} | {"logsumexp", "norm"}
+ROUNDING = {name for name, op in OPS.items() if isinstance(op, Elementwise)} | {"logsumexp", "log_softmax", "norm"}
 SLICE, REVERSED = slice(None), slice(None, None, -1)
 
 
@@ -158,6 +158,7 @@ BATCHES = [
     ("logsumexp", {"axis": (1,), "keepdims": True}, [(2, 3)], [1], {"axis": (2,), "keepdims": True}),
     ("norm", {"axis": (0, 1), "keepdims": False}, [(2, 3)], [1], {"axis": (1, 2), "keepdims": False}),
     ("cumsum", {"axis": 0}, [(2, 3)], [1], {"axis": 1}),
+    ("log_softmax", {"axis": 0}, [(2, 3)], [1], {"axis": 1}),
     ("reshape", {"shape": ()}, [(1, 1)], [1], {"shape": (-1,)}),
     ("reshape", {"shape": (3, -1)}, [(2, 3)], [1], {"shape": (-1, 3, 2)}),
     ("reshape", {"shape": (-1, 2)}, [(0, 3)], [1], {"shape": (-1, 0, 2)}),
@@ -288,6 +289,7 @@ APART = [
     ("norm", {"axis": (1,), "keepdims": True}, [(2, 2)], [1]),
     ("logsumexp", {"axis": (1,), "keepdims": True}, [(2, 2)], [1]),
     ("cumsum", {"axis": 1}, [(2, 2)], [1]),
+    ("log_softmax", {"axis": 1}, [(2, 2)], [1]),
     ("reshape", {"shape": (2, 2, 1)}, [(2, 2)], [1]),
     ("reshape", {"shape": (-1, 4)}, [(2, 2, 2)], [1]),
     ("reshape", {"shape": (2, -1)}, [(2, 2, 2)], [1]),
@@ -345,6 +347,7 @@ MEETING = [
     *[(name, {"axis": axis, "keepdims": kept}, [(2, 2)], [1])
       for name in ("sum", "max", "min", "norm", "logsumexp") for axis in ((0,), (0, 1)) for kept in (True, False)],
     ("cumsum", {"axis": 0}, [(2, 2)], [1]),
+    ("log_softmax", {"axis": 0}, [(2, 2)], [1]),
     ("reshape", {"shape": (4,)}, [(2, 2)], [1]),
     ("reshape", {"shape": (-1,)}, [(2, 2)], [1]),
     ("reshape", {"shape": (1, 2, 2)}, [(2, 2)], [1]),

@@ -1197,6 +1197,25 @@ def test_a_net_that_reads_what_it_says_runs_as_by_hand(unroll, lengths):
     agree(first_order(free, weights, 1), first_order(told, weights, 1))
 
 
+def test_in_a_body_a_label_outside_gives_nan():
+    """It cannot be named there, but must not pass for another one: NumPy would take -1 for the last."""
+    logits, labels = draws(0)((4, 2, 3)), np.array([[0, 2], [-1, 1], [3, 0], [2, 2]])
+
+    def body(state, x):
+        return state, (mg.cross_entropy(*x), mg.one_hot(x[1], 3))
+
+    losses, hot = mg.scan(body, (logits, labels), 0.0, has_output=True)[1]
+    known = (labels >= 0) & (labels < 3)
+    same(losses[known], mg.cross_entropy(logits[known], labels[known]))
+    same(hot[known], mg.one_hot(labels[known], 3))
+    assert np.isnan(losses[~known]).all()
+    assert np.isnan(hot[~known]).all()
+    with pytest.raises(TypeError, match="one_hot: in the body of a scan it is floating, .* got int64"):
+        mg.scan(lambda s, x: (s, mg.one_hot(x, 3, "int64")), labels, 0.0, has_output=True)
+    padded = mg.scan(body, (logits[:, :1], labels[:, :1]), np.zeros(1), has_output=True, lengths=[1])[1][0]
+    same(padded, np.where(np.arange(4)[:, None] < 1, losses[:, :1], 0.0))
+
+
 def test_an_argmax_over_the_rows_is_a_meeting():
     for axis in (None, 0, -2):
         with pytest.raises(ValueError, match="rows meet in `argmax`"):

@@ -997,6 +997,17 @@ def test_logaddexp_is_numpy_s():
     assert np.logaddexp(there, 0.5).numpy() == np.logaddexp(1.0, 0.5)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e6])
+def test_large_scores_cost_no_digits(scale):
+    """Differences of float32 scores are exact or nearly so; a logarithm of their sum, as large as they, is not."""
+    scores = (scale + np.random.default_rng(0).normal(size=(5, 7))).astype("float32")
+    exact = mg.log_softmax(scores.astype("float64"))
+    eps = np.finfo("float32").eps
+    assert np.abs(mg.softmax(scores).sum(axis=1) - 1).max() < 8 * eps
+    assert np.abs(mg.log_softmax(scores) - exact).max() < 8 * eps * np.abs(exact).max()
+    assert np.abs(mg.cross_entropy(scores, [0] * 5) + exact[:, 0]).max() < 8 * eps * np.abs(exact).max()
+
+
 def test_logsumexp_of_nothing_but_minus_infinity_does_not_warn():
     for row in ([-np.inf, -np.inf], [-np.inf]):
         assert mg.logsumexp(np.array(row)) == -np.inf

@@ -128,19 +128,23 @@ _BOUND = (int, type(None))
 
 
 def _checked(x: Value, parts: Index) -> Index:
-    """The index with its arrays copied, on the backend of x, and known to lie inside x."""
+    """The index with its arrays copied, on the backend of x, and known to lie inside x.
+
+    What the host has is looked at there: only for an index that lies on a device the host must wait.
+    """
     backend = backend_of(constant(x))
+    given = [np.asarray(part) if isinstance(part, list) else constant(part) for part in parts]
     parts = tuple(_index_part(backend, part) for part in parts)
     used = sum(part.ndim if _is_mask(part) else 1 for part in parts if part is not None and part is not Ellipsis)
     axis = 0
-    for part in parts:
+    for part, source in zip(parts, given, strict=True):
         if part is Ellipsis:
             axis += len(x.shape) - used
         elif _is_mask(part):
             axis += part.ndim
         elif part is not None:
             if hasattr(part, "dtype") and axis < len(x.shape):
-                check_bounds(part, x.shape[axis])
+                check_bounds(source if isinstance(source, np.ndarray) else part, x.shape[axis])
             axis += 1
     return parts
 
@@ -226,4 +230,8 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
         indices if a == axis else xp.arange(n).reshape((1,) * a + (n,) + (1,) * (ndim - a - 1))
         for a, n in enumerate(x.shape)
     ]
-    return getitem(x, tuple(grid))
+    if is_abstract(constant(x)) or is_abstract(indices):
+        return getitem(x, tuple(grid))
+    check_bounds(indices, x.shape[axis])  # the others are known to lie inside: nobody need look at them
+    grid[axis] = indices.copy()
+    return getitem_(x, index=tuple(grid))
