@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,12 @@ TOLERANCE = 1e-3  # of the loss and the gradients of the first chunk: float32 on
 
 
 class TorchRun:
-    """The example's `Run` and `CharModel` in torch: weights, optimiser, state between chunks."""
+    """The example's `Run` and `LanguageModel` in torch: weights, optimiser, state between chunks."""
 
     def __init__(self, char_lm: Any, config: Any, corpus: Any, weights: dict[str, np.ndarray]) -> None:
         import torch
 
-        self.torch, self.char_lm, self.config = torch, char_lm, config
+        self.torch, self.config, self.schedule = torch, config, char_lm.schedule_of(config)
         inputs, targets = char_lm.rows(corpus.training, config.batch)
         self.inputs, self.targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in (inputs, targets))
         self.embedding = torch.nn.Embedding(len(corpus.vocabulary), config.embedding)
@@ -37,9 +38,9 @@ class TorchRun:
         self.lstm.bias_hh_l0.requires_grad_(False).zero_()  # the second bias of torch's LSTM, which ours has not
         self.parameters = {
             "embedding.W": self.embedding.weight,
-            "cells.0.W_x": self.lstm.weight_ih_l0,
-            "cells.0.W_h": self.lstm.weight_hh_l0,
-            "cells.0.b": self.lstm.bias_ih_l0,
+            "net.layers.0.cell.W_x": self.lstm.weight_ih_l0,
+            "net.layers.0.cell.W_h": self.lstm.weight_hh_l0,
+            "net.layers.0.cell.b": self.lstm.bias_ih_l0,
             "scores.W": self.scores.weight,
             "scores.b": self.scores.bias,
         }
@@ -61,7 +62,7 @@ class TorchRun:
         return self.scores(outputs), state
 
     def __call__(self, tokens: np.ndarray, state: Any) -> tuple[Any, Any]:
-        """As the example's `evaluate` calls a model."""
+        """As the example's `total_loss` calls a model."""
         import minigrad as mg
 
         with self.torch.no_grad():
@@ -82,7 +83,7 @@ class TorchRun:
         loss = self.loss_of_next_chunk()
         loss.backward()
         self.torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
-        self.optimiser.param_groups[0]["lr"] = self.char_lm.learning_rate(self.config, len(self.losses))
+        self.optimiser.param_groups[0]["lr"] = self.schedule.learning_rate(len(self.losses))
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.losses.append(loss.item())
@@ -148,7 +149,9 @@ def main() -> None:
     options = parser.parse_args()
     timing.pin_threads(options.threads)
     timing.header(options.threads)
-    from examples import char_lm  # not before the threads are pinned: it brings NumPy's
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+    import char_lm  # not before the threads are pinned: it brings NumPy's
+    from plumbing.training import update
 
     config = replace(char_lm.Config(), **char_lm.QUICK) if options.smoke else char_lm.Config()
     every = SMOKE_EVERY if options.smoke else EVERY
@@ -157,8 +160,14 @@ def main() -> None:
     names = [name for name in options.only or ("minigrad", "torch") if timing.installed(name)]
 
     run = char_lm.new_run(config, corpus)
+    schedule = char_lm.schedule_of(config)
+
+    def training_step() -> None:
+        loss = char_lm.loss_of_next_chunk(run, corpus)
+        run.history.losses.append(update(run.model, run.optimiser, schedule, run.history.step, loss))
+
     models: dict[str, Any] = {"minigrad": run.model}
-    trainers: dict[str, Callable[[], object]] = {"minigrad": lambda: char_lm.training_step(run, corpus)}
+    trainers: dict[str, Callable[[], object]] = {"minigrad": training_step}
     if "torch" in names:
         weights = {name: weight.numpy() for name, weight in run.model.parameters().items()}
         theirs = TorchRun(char_lm, config, corpus, weights)
@@ -168,7 +177,7 @@ def main() -> None:
     print(f"{char_lm.title(config)}, batch {config.batch}, chunk {config.chunk}, Adam, float32; {corpus.name}\n")
 
     def validate(name: str) -> float:
-        return char_lm.evaluate(models[name], corpus.validation)
+        return char_lm.evaluate(models[name], corpus)
 
     reached = race({name: trainers[name] for name in names}, validate, target, every, config.steps)
     print(f"\nSeconds of training until validation is below {target} bits per character:\n")

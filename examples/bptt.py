@@ -10,27 +10,37 @@ bottom beside what it prints; `--help` lists the options.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices this small are multiplied fastest on one core
+from plumbing import commands, pictures
 
-try:
-    import numpy as np
-    from matplotlib.figure import Figure
+# isort: split
 
-    import minigrad as mg
-except ModuleNotFoundError as missing:
-    library = str(missing.name).partition(".")[0]
-    print(f"bptt: {library} is not installed: pip install 'minigrad[examples]'", file=sys.stderr)
-    sys.exit(2)
+import numpy as np
 
+import minigrad as mg
+
+PROGRAM = "bptt"
 UNITS = 4
 END = "."  # to be predicted after the last character of the word
+
+
+def readable(word: str) -> str:
+    if not 2 <= len(word) <= 12 or END in word:
+        raise argparse.ArgumentTypeError(f"has 2 to 12 characters and no {END!r}, which marks its end, got {word!r}")
+    return word
+
+
+@dataclass(frozen=True)
+class Config:
+    """What makes a run the run that it is."""
+
+    word: str = commands.option("hello", readable, "WORD", "what the net reads, 2 to 12 characters")
+    seed: int = commands.option(0, commands.whole, "N", "of the weights")
 
 
 class Net:
@@ -139,8 +149,7 @@ def row(values: Any) -> str:
 
 
 def draw(credit: np.ndarray, word: str, path: Path) -> None:
-    figure = Figure(figsize=(5.5, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = pictures.canvas(5.5, 4.5)
     shown = np.ma.masked_equal(credit, 0.0)  # a loss depends on no later state: left white
     figure.colorbar(axes.imshow(shown, vmin=0, cmap="viridis"), label="|d loss(tau) / d h(t)|")
     for (t, tau), value in np.ndenumerate(credit):
@@ -150,37 +159,18 @@ def draw(credit: np.ndarray, word: str, path: Path) -> None:
     axes.set_xticks(range(len(word)), [f"{t}: say {c!r}" for t, c in enumerate((word + END)[1:])])
     axes.set_yticks(range(len(word)), [f"{t}: read {c!r}" for t, c in enumerate(word)])
     axes.tick_params(axis="x", rotation=30)
-    figure.savefig(path, dpi=120)
+    pictures.finish(figure, path, PROGRAM, legend=False)
+
+
+def work(options: argparse.Namespace) -> int:
+    [picture] = commands.claimed(PROGRAM, options.out, "credit_map.png")
+    lesson(options.word, options.seed, picture)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Backpropagation through time, shown in six sections.")
-    parser.add_argument(
-        "--word", default="hello", metavar="WORD", help="what the net reads, 2 to 12 characters  [hello]"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the weights  [0]")
-    parser.add_argument("--backend", default="numpy", metavar="NAME", help="where arrays live  [numpy]")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/bptt"), metavar="DIR", help="of the picture  [runs/bptt]"
-    )
-    options = parser.parse_args(argv)
-    if not 2 <= len(options.word) <= 12 or END in options.word:
-        parser.error(f"--word has 2 to 12 characters and no {END!r}, which marks its end; got {options.word!r}")
-    if options.seed < 0:
-        parser.error(f"--seed is at least 0, got {options.seed}")
-    try:
-        backend = mg.use_backend(options.backend)
-    except (ValueError, RuntimeError) as error:
-        parser.error(f"--backend: {error}")
-    picture = options.out / "credit_map.png"
-    with backend:
-        try:
-            options.out.mkdir(parents=True, exist_ok=True)
-            picture.touch()  # before the lesson, not at its end
-        except OSError as error:
-            parser.error(f"cannot write {picture}: {error.strerror}")
-        lesson(options.word, options.seed, picture)
-    return 0
+    parser = commands.parser(PROGRAM, "Backpropagation through time, shown in six sections.", Config)
+    return commands.run(PROGRAM, parser, work, argv)
 
 
 if __name__ == "__main__":

@@ -1,115 +1,150 @@
-"""A character language model: a recurrent network learns to write text like the one that it reads.
+"""A language model: a recurrent network learns to write text like the one that it reads, by characters or by words.
 
     python examples/char_lm.py
+    python examples/char_lm.py --words
 
-trains one LSTM layer on the language reference that comes with Python, which takes one to two minutes, then prints how
-well it predicts the last tenth of the text, which it never saw, writes some text of its own, and saves two pictures.
-`--help` lists all settings.
+The first trains one LSTM layer on the language reference that comes with Python, which takes one to two minutes, then
+prints how well it predicts the last tenth of the text, which it never saw, and when it was good enough, writes some
+text of its own, and saves two pictures. The second does so word by word, with dropout, because it reads its text many
+times. `--help` lists all settings.
 
-From top to bottom: settings, text, model, training, evaluation, sampling, gradient flow, pictures, checkpoints, command
-line, main.
+Dropout stands where Zaremba et al., "Recurrent neural network regularization" (2014), have it: between the layers and
+after the last one, and not in what a cell remembers.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
-import math
-import os
-import signal
+import itertools
+import re
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property, partial
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any
 
-if __name__ == "__main__":
-    # Matrices of this size are multiplied fastest on one core, and two threads that wait for each other can be ten
-    # times slower where other programs run too. For large layers, set the variable yourself. NumPy reads it now:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+from plumbing import checkpoints, commands, documentation, pictures
+from plumbing.checkpoints import Run
+from plumbing.commands import BadInputError, count, option, positive, whole
+from plumbing.flow import Nudged, gradient_by_states
+from plumbing.text import Vocabulary, read
+from plumbing.training import Schedule, size_of
 
-try:
-    import numpy as np
-    from matplotlib.figure import Figure
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+# isort: split
 
-    import minigrad as mg
-    from minigrad import nn, optim, training
-except ModuleNotFoundError as missing:
-    library = str(missing.name).partition(".")[0]
-    print(f"char_lm: {library} is not installed: pip install 'minigrad[examples]'", file=sys.stderr)
-    sys.exit(2)
+import numpy as np
+from rich.console import Console
 
-PROGRAM = "minigrad char_lm"  # written into checkpoints and pictures, to know them again
+import minigrad as mg
+from minigrad import nn, optim, training
+from minigrad.nn import decoding
+
+PROGRAM = "char_lm"
+PICTURES = "learning_curve.png", "gradient_flow.png"
 CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
-VALIDATION_ROWS, VALIDATION_CHUNK = 16, 256
+VALIDATION_ROWS, VALIDATION_CHUNK = 16, 32
 FLOW_ROWS, FLOW_STEPS = 64, 100
-
-
-class BadInputError(Exception):
-    """Something that the user can mend: printed in one line, and the exit code is 2."""
+UNKNOWN = " <unknown>"  # three words of a text, so none is called so
+END = "end"  # of a word; no character is called so
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Config:
-    """What makes a run the run that it is. It is kept in the checkpoint."""
-
-    text: str | None = None
-    cell: str = "lstm"
-    layers: int = 1
-    units: int = 192
-    embedding: int = 64
-    batch: int = 32
-    chunk: int = 32
-    steps: int = 2000
-    lr: float = 0.01
-    warmup: int = 100
-    clip: float = 1.0
-    every: int = 200
-    seed: int = 0
-
-
+BY_WORDS = {"units": 128, "embedding": 128, "dropout": 0.5, "steps": 800, "every": 100}  # what --words sets otherwise
 QUICK = {"units": 32, "embedding": 16, "batch": 16, "chunk": 16, "steps": 100, "warmup": 10, "every": 50}
 CHANGEABLE = {"text", "steps", "every"}  # by --resume; a text is known again by its contents, wherever it lies
 
 
-def learning_rate(config: Config, step: int) -> float:
-    """Rises to `lr` in the first steps, then falls to 0 along half a cosine."""
-    return config.lr * min(1.0, (step + 1) / config.warmup) * (1 + math.cos(math.pi * step / config.steps)) / 2
+@dataclass(frozen=True)
+class Config:
+    """What makes a run the run that it is, and is kept in its checkpoint."""
+
+    text: str | None = option(None, str, "FILE", "text to learn, in UTF-8; else the language reference inside Python")
+    words: bool = option(False, bool, "", f"learn words instead of characters, by default with {BY_WORDS}")
+    vocabulary: int = option(4000, count, "N", "the most frequent words, which --words knows; the others count as one")
+    cell: str = option("lstm", commands.one_of(CELLS), "|".join(CELLS), "kind of cell")
+    layers: int = option(1, count, "N", "layers of cells, one above the other")
+    units: int = option(192, count, "N", "units of each layer")
+    embedding: int = option(64, count, "N", "numbers that stand for one character or word")
+    dropout: float = option(0.0, commands.fraction, "P", "how probably training drops an output of a layer")
+    batch: int = option(32, count, "N", "rows of text that are read side by side")
+    chunk: int = option(32, count, "N", "tokens of each row that a step reads; gradients flow back through so many")
+    steps: int = option(2000, count, "N", "updates of the weights, in all")
+    lr: float = option(0.01, positive, "X", "highest learning rate of Adam; it falls to 0 along half a cosine")
+    warmup: int = option(100, count, "N", "steps in which the learning rate rises")
+    clip: float = option(1.0, positive, "X", "largest norm of the gradient of all weights together")
+    every: int = option(200, count, "N", "steps from one validation and checkpoint to the next")
+    seed: int = option(0, whole, "N", "of the initial weights, of dropout and of the sample")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run."""
+
+    checkpoint: Path | None = option(None, Path, "FILE", "where it is saved, also at Ctrl-C; new, but for --resume")
+    resume: bool = option(False, bool, "", "go on with the run in --checkpoint, bit for bit")
+    quick: bool = option(False, bool, "", "tiny settings that show everything in seconds")
+    target: float | None = option(
+        None, positive, "X", "whose first time on validation is told  [1.85 bits, or a perplexity of 70]"
+    )
+    sample: int = option(500, whole, "N", "tokens to write at the end")
+    prompt: str | None = option(None, str, "TEXT", "what the sample goes on from; by default an empty line")
+    temperature: float = option(
+        0.6, commands.at_least_0, "X", "of the sample: 0 takes the likeliest token, 1 draws as learnt"
+    )
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
+class Level:
+    """What a token is, and how its losses are told: `metric` takes their sum in nats, and the number of tokens."""
+
+    token: str
+    split: Callable[[str], list[str]]
+    metric: Callable[[Any, Any], float]
+    short: str
+    long: str
+    target: float
+
+
+def words_of(text: str) -> list[str]:
+    """The text in pieces: words and numbers, marks and runs of one mark, each with a space before it; other spaces."""
+    return [piece[0] for piece in re.finditer(r" ?\w+| ?([^\w\s])\1*|\s+", text)]
+
+
+CHARACTERS = Level("character", list, nn.bits_per_character, "bits/char", "{:.3g} bits per character", 1.85)
+WORDS = Level("word", words_of, nn.perplexity, "perplexity", "a perplexity of {:.3g} per word", 70)
+
+
+@dataclass(frozen=True)
 class Corpus:
-    """A text, and the same as integers: the places of its characters in the vocabulary, which is that of all of it."""
+    """A text, and the same as integers: the places of its characters, or words, in a vocabulary."""
 
     name: str
     text: str
+    level: Level = CHARACTERS
+    size: int = 0  # of a vocabulary of words
 
     @cached_property
-    def vocabulary(self) -> str:
-        return "".join(sorted(set(self.text)))
+    def pieces(self) -> list[str]:
+        return self.level.split(self.text)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """All characters of the text, or the most frequent words of its training part."""
+        if self.level is CHARACTERS:
+            return Vocabulary(self.pieces)
+        return Vocabulary.of_frequent(self.pieces[: self._split], self.size, [UNKNOWN])
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        place = {character: token for token, character in enumerate(self.vocabulary)}
-        return np.array([place[character] for character in self.text])
+        unknown = None if self.level is CHARACTERS else UNKNOWN
+        return np.array(self.vocabulary.numbers_of(self.pieces, unknown), dtype=int)
 
     @property
     def training(self) -> np.ndarray:
@@ -117,12 +152,18 @@ class Corpus:
 
     @property
     def validation(self) -> np.ndarray:
-        """The last tenth, after the character that comes before it: each character of the tenth is predicted."""
+        """The last tenth, after the token that comes before it: each token of the tenth is predicted."""
         return self.tokens[self._split - 1 :]
 
     @property
+    def validation_pieces(self) -> list[str]:
+        return self.pieces[self._split :]
+
+    @cached_property
     def _split(self) -> int:
-        return len(self.text) - len(self.text) // 10
+        """The first token in the last tenth of the characters."""
+        starts = np.cumsum([0, *map(len, self.pieces)])
+        return int(np.searchsorted(starts, len(self.text) - len(self.text) // 10))
 
     @property
     def digest(self) -> str:
@@ -130,37 +171,17 @@ class Corpus:
 
 
 def read_corpus(config: Config) -> Corpus:
-    corpus = python_reference() if config.text is None else read_file(Path(config.text))
+    level = WORDS if config.words else CHARACTERS
+    name = config.text or "Python's language reference"
+    text = documentation.whole("--text") if config.text is None else read(Path(config.text), "--text")
+    corpus = Corpus(name, text, level, config.vocabulary)
     needed = config.batch * config.chunk + 1
     if len(corpus.training) < needed or len(corpus.validation) < 2:
         raise BadInputError(
-            f"{corpus.name} has {len(corpus.text):,} characters, which is too short: nine tenths of it must fill "
-            f"--batch {config.batch} rows of --chunk {config.chunk} characters, {needed:,} in all"
+            f"{name} has {len(corpus.pieces):,} {level.token}s, which is too short: nine tenths of it must fill "
+            f"--batch {config.batch} rows of --chunk {config.chunk} {level.token}s, {needed:,} in all"
         )
     return corpus
-
-
-def python_reference() -> Corpus:
-    """The language reference that `help()` shows, topic by topic."""
-    try:
-        from pydoc_data.topics import topics  # noqa: PLC0415  (some systems leave it out of Python)
-    except ModuleNotFoundError:
-        raise BadInputError(
-            "this Python came without pydoc_data, the default text: name a text with --text FILE"
-        ) from None
-    return Corpus("Python's language reference", "\n".join(topics[name] for name in sorted(topics)))
-
-
-def read_file(path: Path) -> Corpus:
-    try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise BadInputError(f"cannot read --text {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BadInputError(
-            f"--text {path} is not UTF-8: {error.reason} at byte {error.start}; convert it first"
-        ) from None
-    return Corpus(str(path), text)
 
 
 def rows(tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,218 +194,151 @@ def rows(tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 # ---- model ---------------------------------------------------------------------------------------------------------
 
 
-class CharModel(nn.Module):
-    """Characters in, scores of the next character out: a vector for each, layers of cells over time, a linear map."""
+class LanguageModel(nn.Module):
+    """Tokens in, scores of the next token out: a vector for each, layers of cells over time, a linear map."""
 
-    def __init__(self, characters: int, config: Config) -> None:
+    def __init__(self, tokens: int, config: Config) -> None:
         sizes = [config.embedding] + [config.units] * config.layers
-        self.embedding = nn.Embedding(characters, config.embedding, seed=config.seed)
-        self.cells = [
+        cells = [
             CELLS[config.cell](inputs, config.units, seed=[config.seed, layer])
             for layer, inputs in enumerate(sizes[:-1])
         ]
-        self.scores = nn.Linear(config.units, characters, seed=config.seed)
+        self.embedding = nn.Embedding(tokens, config.embedding, seed=config.seed)
+        self.net = nn.Deep([nn.Dropout(cell, output=config.dropout) for cell in cells])
+        self.scores = nn.Linear(config.units, tokens, seed=config.seed)
 
-    def zero_state(self, batch: int) -> list[Any]:
-        return [cell.zero_state(batch) for cell in self.cells]
+    def zero_state(self, batch: int) -> Any:
+        return self.net.zero_state(batch)
 
-    def __call__(self, tokens: Any, state: list[Any]) -> tuple[mg.Tensor, list[Any]]:
-        """Tokens (time, batch) and the state before them; scores (time, batch, characters) and the state after them."""
-        x, new_state = self.embedding(tokens), []
-        for cell, before in zip(self.cells, state, strict=True):
-            x, after = nn.dynamic_rnn(cell, x, initial_state=before, time_major=True)
-            new_state.append(after)
-        return self.scores(x), new_state
+    def __call__(self, tokens: Any, state: Any, training: bool = False, seed: Any = None) -> tuple[mg.Tensor, Any]:
+        """Tokens (time, batch) and the state before them; scores (time, batch, tokens) and the state after them."""
+        outputs, state = nn.dynamic_rnn(
+            self.net, self.embedding(tokens), initial_state=state, time_major=True, training=training, seed=seed
+        )
+        return self.scores(outputs), state
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Run:
-    """Everything that changes while training, so everything that a checkpoint must hold."""
-
-    config: Config
-    model: CharModel
-    optimiser: optim.Adam
-    state: list[Any]  # what the cells remember of the text so far, row by row
-    losses: list[float] = field(default_factory=list)  # nats per character, one for each step
-    validation: list[tuple[int, float]] = field(default_factory=list)  # (step, bits per character)
-    seconds: float = 0.0
-
-    @property
-    def step(self) -> int:
-        return len(self.losses)
-
-
 def new_run(config: Config, corpus: Corpus) -> Run:
-    model = CharModel(len(corpus.vocabulary), config)
+    model = LanguageModel(len(corpus.vocabulary), config)
     return Run(config, model, optim.Adam(model, config.lr), model.zero_state(config.batch))
 
 
-def training_step(run: Run, corpus: Corpus) -> float:
+def schedule_of(config: Config) -> Schedule:
+    return Schedule(config.steps, config.lr, config.warmup, config.clip, config.every)
+
+
+def loss_of_next_chunk(run: Run, corpus: Corpus) -> mg.Tensor:
     """One chunk of truncated backpropagation through time: the state is handed on, its gradient is cut."""
     inputs, targets = next_chunk(run, corpus)
-    logits, state = run.model(inputs, run.state)
-    loss = mg.cross_entropy(logits, targets).mean()
-    loss.backward()
-    optim.clip_global_norm(run.model, run.config.clip)
-    run.optimiser.lr = learning_rate(run.config, run.step)
-    run.optimiser.step()
+    logits, state = run.model(inputs, run.state, training=True, seed=[run.config.seed, run.history.step])
     run.state = mg.stop_gradient(state)
-    run.losses.append(loss.item())
-    return run.losses[-1]
+    return mg.cross_entropy(logits, targets).mean()
 
 
 def next_chunk(run: Run, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
     """The chunk that follows; at the end of the rows, the first one and a fresh state."""
     size = run.config.chunk
     inputs, targets = rows(corpus.training, run.config.batch)
-    start = run.step % (len(inputs) // size) * size
+    start = run.history.step % (len(inputs) // size) * size
     if start == 0:
         run.state = run.model.zero_state(run.config.batch)
     return inputs[start : start + size], targets[start : start + size]
 
 
-def train(run: Run, corpus: Corpus, checkpoint: Path | None, console: Console) -> bool:
-    """Train until all steps are done (True) or Ctrl-C is pressed (False). What a line tells is saved by then."""
-    console.print("  step     loss  bits/char  validation   chars/s   time")
-    with FirstInterrupt() as interrupt, progress_bar(console) as bar:
-        task = bar.add_task("", total=run.config.steps, completed=run.step)
-        start, begun = run.step, time.perf_counter()
-        while run.step < run.config.steps and not interrupt.came:
-            training_step(run, corpus)
-            seconds = time.perf_counter() - begun
-            bar.update(task, completed=run.step, description=status(run, (run.step - start) / seconds))
-            if run.step % run.config.every == 0 or run.step == run.config.steps:
-                run.validation.append((run.step, evaluate(run.model, corpus.validation)))
-                run.seconds += time.perf_counter() - begun
-                save(run, corpus, checkpoint)
-                console.print(table_row(run, (run.step - start) / seconds))
-                start, begun = run.step, time.perf_counter()
-        run.seconds += time.perf_counter() - begun
-        save(run, corpus, checkpoint)
-    return run.step >= run.config.steps
-
-
-class FirstInterrupt:
-    """Within its block the first Ctrl-C only sets `came`, so that no step is cut in half; the second ends it all."""
-
-    came = False
-
-    def __enter__(self) -> Self:
-        self.before = signal.signal(signal.SIGINT, self.note)
-        return self
-
-    def note(self, *_: object) -> None:
-        self.came = True
-        signal.signal(signal.SIGINT, self.before)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
-
-
-def progress_bar(console: Console) -> Progress:
-    """A moving bar on a terminal; nothing in a file or a pipe, where the lines of the table must do."""
-    numbers = TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn()
-    columns = MofNCompleteColumn(), BarColumn(bar_width=None), *numbers
-    return Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal)
-
-
-def status(run: Run, steps_per_second: float) -> str:
-    loss = float(np.mean(run.losses[-20:])) if run.losses else math.nan
-    speed = steps_per_second * run.config.batch * run.config.chunk
-    return f"loss {loss:.3f}  {bits(loss):.3f} bits/char  {speed:,.0f} chars/s"
-
-
-def table_row(run: Run, steps_per_second: float) -> str:
-    """The mean loss since the line before, and where the run stands."""
-    marks = [0, *(step for step, _ in run.validation)]
-    loss = float(np.mean(run.losses[marks[-2] :]))
-    speed = steps_per_second * run.config.batch * run.config.chunk
-    minutes, seconds = divmod(round(run.seconds), 60)
-    columns = f"{run.step:6,} {loss:8.3f} {bits(loss):10.3f} {run.validation[-1][1]:11.3f} {speed:9,.0f}"
-    return f"{columns}   {minutes}:{seconds:02}"
+def train(run: Run, corpus: Corpus, checkpoint: Path | None, console: Console) -> None:
+    """Train until all steps are done or Ctrl-C is pressed."""
+    checkpoints.fit_and_save(
+        run,
+        lambda _: loss_of_next_chunk(run, corpus),
+        schedule_of(run.config),
+        lambda: evaluate(run.model, corpus),
+        console,
+        corpus.level.short,
+        lambda: checkpoints.save(run, checkpoint, PROGRAM, corpus.digest),
+    )
 
 
 # ---- evaluation ----------------------------------------------------------------------------------------------------
 
 
-def bits(nats: float) -> float:
-    return nats / math.log(2)
+def total_loss(model: Any, tokens: np.ndarray) -> float:
+    """The losses of every token but the first, in nats, their sum; each is predicted from those before it in its row.
 
-
-def evaluate(model: CharModel, tokens: np.ndarray, count: int = VALIDATION_ROWS) -> float:
-    """The mean loss in bits of every token but the first, each predicted from those before it in its row.
-
-    The text is read in `count` rows side by side, because that is faster, each beginning with a state of zeros.
+    The text is read in some rows side by side, because that is faster, each beginning with a state of zeros.
     """
-    predicted = len(tokens) - 1
-    length = -(-predicted // count)
-    inputs, targets = rows(np.pad(tokens, (0, length * count - predicted)), count)
-    real = (np.arange(length * count) < predicted).reshape(count, length).T
-    state, nats = model.zero_state(count), 0.0
+    state, total = model.zero_state(VALIDATION_ROWS), 0.0
     with mg.no_grad():
-        for start in range(0, length, VALIDATION_CHUNK):
-            chunk = slice(start, start + VALIDATION_CHUNK)
-            logits, state = model(inputs[chunk], state)
-            losses = mg.cross_entropy(logits, targets[chunk]).numpy()
-            nats += float(losses[real[chunk]].sum(dtype="float64"))
-    return bits(nats / predicted)
+        for inputs, targets, lengths in training.streams(tokens, VALIDATION_ROWS, VALIDATION_CHUNK):
+            logits, state = model(inputs.T, state)
+            losses = mg.cross_entropy(logits, targets.T).astype("float64")
+            total += nn.reduce_losses(mg.swapaxes(losses, 0, 1), "sum", lengths=lengths).item()
+    return total
 
 
-def bits_by_frequency(corpus: Corpus) -> float:
-    """What a guesser pays on the validation text who only knows how often each character occurs in the whole text."""
+def evaluate(model: Any, corpus: Corpus) -> float:
+    """Bits per character, or the perplexity per word, of the validation text."""
+    return corpus.level.metric(total_loss(model, corpus.validation), len(corpus.validation) - 1)
+
+
+def guessing(corpus: Corpus) -> float:
+    """What a guesser gets on the validation text who only knows how often each token occurs in the whole text."""
     frequency = np.bincount(corpus.tokens) / len(corpus.tokens)
-    return float(-np.log2(frequency[corpus.validation[1:]]).mean())
+    losses = -np.log(frequency[corpus.validation[1:]])
+    return corpus.level.metric(losses.sum(), len(losses))
+
+
+def spelling(words: Sequence[str]) -> float:
+    """The nats that it takes to spell words by the frequency of their characters and ends.
+
+    A model of words leaves it out where a word is unknown, and a model of characters does not; so they compare.
+    """
+    counts = np.array([*Counter(itertools.chain.from_iterable([*word, END] for word in words)).values()])
+    return float(-(counts * np.log(counts / counts.sum())).sum())
 
 
 # ---- sampling ------------------------------------------------------------------------------------------------------
 
 
-def sample(run: Run, vocabulary: str, prompt: str, length: int, temperature: float) -> str:
-    """Text that the model writes after the prompt: each character is drawn from what it predicts."""
-    tokens, state, drawn = [[vocabulary.index(c)] for c in prompt], run.model.zero_state(1), []
+def sample(run: Run, corpus: Corpus, prompt: str, length: int, temperature: float) -> str:
+    """Text that the model writes after the prompt: each token is drawn from what it predicts, or the likeliest."""
+    vocabulary = corpus.vocabulary
+    *before, last = vocabulary.numbers_of(corpus.level.split(prompt))
+    state = run.model.zero_state(1)
     with mg.no_grad():
-        for i in range(length):
-            logits, state = run.model(tokens, state)
-            if temperature == 0:
-                token = int(mg.argmax(logits[-1, 0]))
-            else:
-                token = int(mg.random.categorical(logits[-1, 0] / temperature, seed=[run.config.seed, i]))
-            tokens = [[token]]
-            drawn.append(vocabulary[token])
-    return prompt + "".join(drawn)
+        if before:
+            _, state = run.model(np.array(before)[:, None], state)
+
+    def step(tokens: Any, state: Any, _: None) -> Any:
+        logits, state = run.model(tokens[None], state)
+        return logits[0], state
+
+    if temperature == 0:
+        written = decoding.greedy(step, state, start=last, end=None, max_length=length)
+    else:
+        written = decoding.sample(
+            step, state, start=last, end=None, max_length=length, seed=run.config.seed, temperature=temperature
+        )
+    return prompt + "".join(vocabulary.tokens_of(written.tokens[0]))
 
 
 def checked_prompt(prompt: str | None, corpus: Corpus) -> str:
     """The prompt, by default an empty line, after which a paragraph begins."""
+    known, split = corpus.vocabulary, corpus.level.split
     if prompt is None:
-        return "\n\n" if "\n" in corpus.vocabulary else corpus.text[0]
-    unknown = sorted(set(prompt) - set(corpus.vocabulary))
-    if unknown or not prompt:
-        raise BadInputError(f"--prompt needs characters that {corpus.name} has, got {unknown or 'none'}")
-    return prompt
+        return next(piece for piece in [*split("\n\n"), *corpus.pieces] if piece in known)
+    for start in (prompt, f" {prompt}"):  # a word that stands within a line is known with the space before it
+        if prompt and all(piece in known for piece in split(start)):
+            return start
+    unknown = [piece for piece in split(prompt) if piece not in known]
+    raise BadInputError(
+        f"--prompt needs {corpus.level.token}s in the vocabulary of {corpus.name}, got {unknown or 'none'}"
+    )
 
 
 # ---- gradient flow -------------------------------------------------------------------------------------------------
-
-
-class Nudged:
-    """A cell to whose state something is added after every step.
-
-    Where that is zero nothing changes, and the gradient by what was added at step t is the gradient by the state of
-    step t, through everything that comes after it.
-    """
-
-    def __init__(self, cell: Any) -> None:
-        self.cell = cell
-
-    def __call__(self, x: Any, state: Any) -> tuple[Any, Any]:
-        x, nudge = x
-        _, state = self.cell(x, state)
-        state = mg.tree.map(mg.add, state, nudge)
-        return (state.h if isinstance(state, nn.LSTMState) else state), state
 
 
 def windows(tokens: np.ndarray) -> np.ndarray:
@@ -394,27 +348,25 @@ def windows(tokens: np.ndarray) -> np.ndarray:
     return tokens[starts + np.arange(2 * steps + 1)[:, None]]
 
 
-def gradient_flow(model: CharModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """|d loss of the last character / d state k steps before it|, k = 0, 1, ..., by the name of the state.
+def gradient_flow(model: LanguageModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """|d loss of the last token / d state k steps before it|, k = 0, 1, ..., by the name of the state.
 
     The model reads the first half of some windows without a gradient, so that it has a state of the usual kind, then
     the second half. The norm is over the units, for each row by itself; then the mean over the rows is taken.
     """
-    text = windows(tokens)
-    steps = len(text) // 2
+    tokens = windows(tokens)
+    steps = len(tokens) // 2
     with mg.no_grad():
-        _, before = model(text[:steps], model.zero_state(text.shape[1]))
+        _, before = model(tokens[:steps], model.zero_state(tokens.shape[1]))
 
-    def loss_of_last(nudges: list[Any]) -> mg.Tensor:
-        x = model.embedding(text[steps:-1])
-        for cell, state, nudge in zip(model.cells, before, nudges, strict=True):
-            x, _ = nn.dynamic_rnn(Nudged(cell), (x, nudge), initial_state=state, time_major=True)
-        return mg.cross_entropy(model.scores(x[-1]), text[-1]).sum()
+    def loss_of_last(nudges: Any) -> mg.Tensor:
+        x = model.embedding(tokens[steps:-1])
+        for layer, state, nudge in zip(model.net.layers, before, nudges, strict=True):
+            x, _ = nn.dynamic_rnn(Nudged(layer.cell), (x, nudge), initial_state=state, time_major=True)
+        return mg.cross_entropy(model.scores(x[-1]), tokens[-1]).sum()
 
-    nudges = mg.tree.map(lambda s: mg.zeros((steps, *s.shape), s.dtype), before)
-    with mg.no_grad():  # of the gradient itself
-        gradients = mg.grad(loss_of_last)(nudges)
-    norms = mg.tree.map(lambda g: np.linalg.norm(g.numpy(), axis=-1).mean(axis=-1)[::-1], gradients)
+    gradients = gradient_by_states(loss_of_last, steps, before)
+    norms = mg.tree.map(lambda g: np.linalg.norm(g, axis=-1).mean(axis=-1)[::-1], gradients)
     lines = {}
     for layer, state in enumerate(norms, start=1):
         named = state._asdict() if isinstance(state, nn.LSTMState) else {"h": state}
@@ -425,207 +377,40 @@ def gradient_flow(model: CharModel, tokens: np.ndarray) -> dict[str, np.ndarray]
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
 
-def claim_pictures(folder: Path) -> tuple[Path, Path]:
-    """The two files to write; BadInputError, before any work is done, where a file of somebody else's is in the way."""
-    paths = folder / "learning_curve.png", folder / "gradient_flow.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            if path.exists() and PROGRAM.encode() not in path.read_bytes():
-                raise BadInputError(f"{path} was not made by this program and is kept: name another folder with --out")
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise BadInputError(f"cannot use --out {folder}: {error.strerror}; name another folder") from None
-    return paths
-
-
 def draw_learning_curve(run: Run, corpus: Corpus, path: Path) -> None:
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    size = run.config.batch * run.config.chunk / 1000
-    axes.plot(
-        size * np.arange(1, run.step + 1), bits(np.array(run.losses)), lw=0.5, color="C7", label="training, each step"
-    )
-    steps, validation = zip(*run.validation, strict=True)
-    axes.plot(size * np.array(steps), validation, "o-", ms=4, label=f"validation, at last {validation[-1]:.3f}")
-    axes.axhline(bits_by_frequency(corpus), ls=":", color="C3", label="guessing by frequency")
+    figure, axes = pictures.canvas()
+    level, size = corpus.level, run.config.batch * run.config.chunk / 1000
+    losses = [level.metric(loss, 1) for loss in run.history.losses]
+    axes.plot(size * np.arange(1, len(losses) + 1), losses, lw=0.5, color="C7", label="training, each step")
+    steps, validation = np.array(run.history.measured).T
+    axes.plot(size * steps, validation, "o-", ms=4, label=f"validation, at last {validation[-1]:.3f}")
+    axes.axhline(guessing(corpus), ls=":", color="C3", label="guessing by frequency")
     axes.set(
-        title=f"Learning curve: {title(run.config)}", xlabel="thousands of characters read", ylabel="bits per character"
+        title=f"Learning curve: {title(run.config)}",
+        xlabel=f"thousands of {level.token}s read",
+        ylabel=level.short,
+        yscale="linear" if level is CHARACTERS else "log",
     )
-    finish(figure, path)
+    pictures.finish(figure, path, PROGRAM)
 
 
 def draw_gradient_flow(run: Run, corpus: Corpus, path: Path) -> None:
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    untrained = CharModel(len(corpus.vocabulary), run.config)
+    figure, axes = pictures.canvas()
+    untrained = LanguageModel(len(corpus.vocabulary), run.config)
     for model, when, style in ((run.model, "trained", "-"), (untrained, "before training", ":")):
         for i, (name, norms) in enumerate(gradient_flow(model, corpus.validation).items()):
-            positive = np.where(norms > 0, norms, np.nan)  # c does not act on its own step, and 0 has no logarithm
-            axes.semilogy(positive, style, color=f"C{i}", label=f"{name}, {when}")
+            shown = np.where(norms > 0, norms, np.nan)  # c does not act on its own step, and 0 has no logarithm
+            axes.semilogy(shown, style, color=f"C{i}", label=f"{name}, {when}")
     axes.set(
         title=f"Gradient flow: {title(run.config)}",
         xlabel="k: steps back in time",
         ylabel="|d loss(T) / d state(T - k)|",
     )
-    finish(figure, path)
+    pictures.finish(figure, path, PROGRAM)
 
 
 def title(config: Config) -> str:
     return f"{config.cell}, {config.layers} x {config.units} units"
-
-
-def finish(figure: Figure, path: Path) -> None:
-    axes = figure.axes[0]
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120, metadata={"Software": PROGRAM})
-
-
-# ---- checkpoints ---------------------------------------------------------------------------------------------------
-
-
-def save(run: Run, corpus: Corpus, path: Path | None) -> None:
-    """Write all of a run into one file, at once; without a path, nothing."""
-    if path is None:
-        return
-    arrays: dict[str, Any] = {"losses": np.array(run.losses), "validation": np.array(run.validation).reshape(-1, 2)}
-    arrays |= {f"model.{name}": array for name, array in run.model.state_dict().items()}
-    arrays |= {f"optimiser.{name}": array for name, array in run.optimiser.state_dict().items()}
-    arrays |= {f"state.{i}": leaf for i, leaf in enumerate(mg.tree.flatten(run.state)[0])}
-    meta = {"program": PROGRAM, "config": asdict(run.config), "text": corpus.digest, "seconds": run.seconds}
-    training.save(path, arrays, meta)
-
-
-def save_first(run: Run, corpus: Corpus, path: Path | None) -> None:
-    """Save before any work is done, so that a file that cannot be written costs nobody's time."""
-    try:
-        save(run, corpus, path)
-    except (OSError, ImportError) as error:
-        raise BadInputError(f"cannot write --checkpoint {path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    try:
-        arrays, meta = training.load(path)
-    except (OSError, ValueError, ImportError) as error:
-        raise BadInputError(f"cannot read --checkpoint: {error}") from None
-    if meta.get("program") != PROGRAM or set(meta["config"]) != {f.name for f in fields(Config)}:
-        raise BadInputError(f"--checkpoint {path} holds something else than a run of this program")
-    return arrays, meta
-
-
-def resumed_config(meta: dict[str, Any], given: dict[str, Any]) -> Config:
-    """The settings of the checkpoint; what was given on the command line must not contradict them."""
-    stored = meta["config"]
-    for name, value in given.items():
-        if name not in CHANGEABLE and value != stored[name]:
-            raise BadInputError(
-                f"the checkpoint was made with --{name} {stored[name]}, not {value}: leave --{name} out, or begin anew "
-                "with another --checkpoint"
-            )
-    return replace(Config(**stored), **{name: given[name] for name in CHANGEABLE & set(given)})
-
-
-def restore(run: Run, corpus: Corpus, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Put a run where the checkpoint's was, bit for bit."""
-    if meta["text"] != corpus.digest:
-        raise BadInputError(
-            f"the checkpoint was made from another text than {corpus.name}: name that one with --text FILE"
-        )
-
-    def part(prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-    run.model.load_state_dict(part("model."))
-    run.optimiser.load_state_dict(part("optimiser."))
-    leaves, structure = mg.tree.flatten(run.state)
-    run.state = structure.build([mg.tensor(arrays[f"state.{i}"]) for i in range(len(leaves))])
-    run.losses = arrays["losses"].tolist()
-    run.validation = [(int(step), value) for step, value in arrays["validation"].tolist()]
-    run.seconds = meta["seconds"]
-
-
-# ---- command line --------------------------------------------------------------------------------------------------
-
-
-def number(kind: type, low: float, text: str) -> Any:
-    """The number that an option names, at least `low`."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value < math.inf:
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"needs {what} {'above 0' if low else 'of at least 0'}, got {text!r}")
-    return value
-
-
-count, whole = partial(number, int, 1), partial(number, int, 0)
-positive, at_least_0 = partial(number, float, 1e-9), partial(number, float, 0)
-
-
-def cell(text: str) -> str:
-    if text not in CELLS:
-        raise argparse.ArgumentTypeError(f"is one of {', '.join(CELLS)}, got {text!r}")
-    return text
-
-
-OPTIONS = {  # group: {option: (what it takes, its unit, what it means)}
-    "text and model": {
-        "text": (str, "FILE", "text to learn, in UTF-8; by default the language reference inside Python"),
-        "cell": (cell, "|".join(CELLS), "kind of cell"),
-        "layers": (count, "N", "layers of cells, one above the other"),
-        "units": (count, "N", "units of each layer"),
-        "embedding": (count, "N", "numbers that stand for one character"),
-        "seed": (whole, "N", "of the initial weights and of the sample"),
-    },
-    "training": {
-        "batch": (count, "N", "rows of text that are read side by side"),
-        "chunk": (count, "N", "characters of each row that a step reads; gradients flow back through so many"),
-        "steps": (count, "N", "updates of the weights, in all"),
-        "lr": (positive, "X", "highest learning rate of Adam; it falls to 0 along half a cosine"),
-        "warmup": (count, "N", "steps in which the learning rate rises"),
-        "clip": (positive, "X", "largest norm of the gradient of all weights together"),
-        "every": (count, "N", "steps from one validation and checkpoint to the next"),
-    },
-    "the run": {
-        "backend": (str, "NAME", "where arrays live: numpy, cupy or another that is installed"),
-        "checkpoint": (Path, "FILE", "where the run is saved, also at Ctrl-C; a new file, but for --resume"),
-        "sample": (whole, "N", "characters to write at the end"),
-        "prompt": (str, "TEXT", "what the sample goes on from; by default an empty line"),
-        "temperature": (at_least_0, "X", "of the sample: 0 takes the likeliest character, 1 draws as learnt"),
-        "out": (Path, "DIR", "folder for the pictures"),
-    },
-}
-DEFAULTS = asdict(Config()) | {
-    "backend": "numpy", "checkpoint": None, "sample": 500, "prompt": None, "temperature": 0.6,
-    "out": Path("runs/char_lm"),
-}  # fmt: skip
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInputError(f"{message} (--help lists the options)")
-
-
-def parser() -> Parser:
-    """Options of a Config that are not given are left out, so that --resume can tell."""
-    wide = partial(argparse.HelpFormatter, max_help_position=26, width=110)
-    parser = Parser("char_lm.py", description="Train a character language model.", formatter_class=wide)
-    for heading, options in OPTIONS.items():
-        group = parser.add_argument_group(heading)
-        for name, (kind, unit, meaning) in options.items():
-            default = DEFAULTS[name]
-            kept = argparse.SUPPRESS if hasattr(Config, name) else default
-            text = meaning if default is None else f"{meaning}  [{default}]"
-            group.add_argument(f"--{name}", type=kind, metavar=unit, default=kept, help=text)
-    group.add_argument("--resume", action="store_true", help="go on with the run in --checkpoint, bit for bit")
-    group.add_argument("--quick", action="store_true", help="tiny settings that show everything in seconds")
-    return parser
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
@@ -633,113 +418,109 @@ def parser() -> Parser:
 
 def prepare(options: argparse.Namespace) -> tuple[Run, Corpus]:
     """The run, new or from its checkpoint. Whatever is wrong with the input is found here, before any work."""
-    given = (QUICK if options.quick else {}) | {k: v for k, v in vars(options).items() if hasattr(Config, k)}
-    path = options.checkpoint
+    given = (QUICK if options.quick else {}) | commands.given(Config, options)
+    checkpoints.check(options.checkpoint, options.resume)
     if not options.resume:
-        if path is not None and path.exists():
-            raise BadInputError(
-                f"{path} exists and is kept: add --resume to go on with it, or name another --checkpoint"
-            )
-        config = Config(**given)
+        if "vocabulary" in given and "words" not in given:
+            raise BadInputError("--vocabulary is for --words: characters are all known")
+        config = Config(**((BY_WORDS if "words" in given else {}) | given))
         corpus = read_corpus(config)
         return new_run(config, corpus), corpus
-    if path is None:
-        raise BadInputError("--resume needs --checkpoint FILE, the file to go on with")
-    arrays, meta = load(path)
-    config = resumed_config(meta, given)
+    arrays, meta = checkpoints.load(options.checkpoint, PROGRAM, Config)
+    config = checkpoints.resumed(Config(**meta["config"]), given, CHANGEABLE)
     corpus = read_corpus(config)
+    if meta["data"] != corpus.digest:
+        raise BadInputError(
+            f"the checkpoint was made from another text than {corpus.name}: name that one with --text FILE"
+        )
     run = new_run(config, corpus)
-    try:
-        restore(run, corpus, arrays, meta)
-    except (KeyError, ValueError) as error:
-        raise BadInputError(f"--checkpoint {path} does not fit this version of the program: {error}") from None
+    checkpoints.restore(run, options.checkpoint, arrays, meta)
     return run, corpus
 
 
 def introduce(run: Run, corpus: Corpus, console: Console) -> None:
-    config, characters = run.config, len(corpus.text)
-    weights = sum(weight.size for weight in run.model.parameters().values())
+    config, token = run.config, corpus.level.token
+    known = len(corpus.vocabulary)
+    kinds = f"of which it knows the {known - 1:,} most frequent" if config.words else f"{known} different ones"
+    dropout = f", dropout {config.dropout:g}" if config.dropout else ""
     console.print(
-        f"text: {corpus.name}, {characters:,} characters, {len(corpus.vocabulary)} different ones; "
+        f"text: {corpus.name}, {len(corpus.pieces):,} {token}s, {kinds}; "
         f"the last tenth is for validation\n"
-        f"model: {title(config)}, {weights:,} weights, on {run.model.scores.W.backend.name}\n"
-        f"training: {config.steps:,} steps of {config.batch} x {config.chunk} characters, "
+        f"model: {title(config)}{dropout}, {size_of(run.model)}\n"
+        f"training: {config.steps:,} steps of {config.batch} x {config.chunk} {token}s, "
         f"{config.steps * config.batch * config.chunk / len(corpus.training):.1f} times through the text\n"
     )
 
 
-def report(
-    options: argparse.Namespace, run: Run, corpus: Corpus, pictures: tuple[Path, Path], console: Console
-) -> None:
-    """What a finished run shows: the validation loss, a sample, two pictures."""
-    if not run.validation or run.validation[-1][0] != run.step:
-        run.validation.append((run.step, evaluate(run.model, corpus.validation)))
-    console.print(
-        f"\nvalidation: {run.validation[-1][1]:.3f} bits per character, over {len(corpus.validation) - 1:,} characters "
-        f"(guessing by frequency: {bits_by_frequency(corpus):.3f})"
-    )
+def report(options: argparse.Namespace, run: Run, corpus: Corpus, paths: Sequence[Path], console: Console) -> None:
+    """What a finished run shows: the validation loss, when it was good enough, a sample, two pictures."""
+    if not run.history.measured or run.history.measured[-1][0] != run.history.step:
+        run.history.note(evaluate(run.model, corpus))
+    console.print(f"\n{validation_report(run, corpus)}\n{target_report(options.target, run, corpus)}")
     if options.sample:
-        text = sample(run, corpus.vocabulary, options.prompt, options.sample, options.temperature)
+        written = sample(run, corpus, options.prompt, options.sample, options.temperature)
         line = "-" * 80
-        console.print(f"\na sample, at temperature {options.temperature:g}:\n{line}\n{text.strip()}\n{line}")
-    draw_learning_curve(run, corpus, pictures[0])
-    draw_gradient_flow(run, corpus, pictures[1])
-    console.print(f"\npictures: {pictures[0]}, {pictures[1]}")
+        console.print(f"\na sample, at temperature {options.temperature:g}:\n{line}\n{written.strip()}\n{line}")
+    draw_learning_curve(run, corpus, paths[0])
+    draw_gradient_flow(run, corpus, paths[1])
+    console.print(f"\npictures: {paths[0]}, {paths[1]}")
     if options.checkpoint is not None:
         console.print(f"checkpoint: {options.checkpoint}")
 
 
+def validation_report(run: Run, corpus: Corpus) -> str:
+    tokens, value = corpus.validation, run.history.measured[-1][1]
+    if corpus.level is CHARACTERS:
+        return (
+            f"validation: {value:.3f} bits per character, over {len(tokens) - 1:,} characters "
+            f"(guessing by frequency: {guessing(corpus):.3f})"
+        )
+    unknown = [word for word in corpus.validation_pieces if word not in corpus.vocabulary]
+    nats = total_loss(run.model, tokens) + spelling(unknown)
+    bits = nn.bits_per_character(nats, sum(map(len, corpus.validation_pieces)))
+    return (
+        f"validation: a perplexity of {value:.1f} per word, over {len(tokens) - 1:,} words "
+        f"(guessing by frequency: {guessing(corpus):.1f})\n"
+        f"            {bits:.3f} bits per character, with the spelling of {len(unknown):,} words that are not in the "
+        "vocabulary"
+    )
+
+
+def target_report(target: float | None, run: Run, corpus: Corpus) -> str:
+    target = corpus.level.target if target is None else target
+    told, reached = corpus.level.long.format(target), run.history.first_below(target)
+    if reached is None:
+        return f"not below {told} in {run.history.step:,} steps, {run.history.seconds:.0f} s"
+    step, seconds = reached
+    return f"below {told} after {seconds:.0f} s (step {step:,})"
+
+
 def farewell(options: argparse.Namespace, run: Run) -> str:
-    done = f"\ninterrupted after step {run.step:,} of {run.config.steps:,}"
+    done = f"\ninterrupted after step {run.history.step:,} of {run.config.steps:,}"
     if options.checkpoint is None:
         return f"{done}, nothing is saved: with --checkpoint FILE it would be, for --resume to go on with"
     return f"{done}, saved in {options.checkpoint}: the same command with --resume goes on"
 
 
 def work(options: argparse.Namespace) -> int:
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = commands.console()
     run, corpus = prepare(options)
     options.prompt = checked_prompt(options.prompt, corpus)
-    pictures = claim_pictures(options.out)
-    save_first(run, corpus, options.checkpoint)
+    paths = commands.claimed(PROGRAM, options.out, *PICTURES)
+    checkpoints.save_first(run, options.checkpoint, PROGRAM, corpus.digest)
     introduce(run, corpus, console)
-    with np.errstate(over="ignore", invalid="ignore"):  # clip_global_norm raises where numbers grow out of bounds
-        finished = train(run, corpus, options.checkpoint, console)
-    if not finished:
+    train(run, corpus, options.checkpoint, console)
+    if run.history.step < run.config.steps:
         console.print(farewell(options, run))
         return 130
-    report(options, run, corpus, pictures, console)
+    report(options, run, corpus, paths, console)
     return 0
 
 
-def on_backend(name: str) -> Any:
-    try:
-        return mg.use_backend(name)
-    except (ValueError, RuntimeError) as error:
-        raise BadInputError(f"--backend: {error}") from None
-
-
-def complain(error: object, code: int) -> int:
-    print("char_lm:", " ".join(str(error).split()), file=sys.stderr)
-    return code
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 when all is done, 1 where training or saving fails, 2 for bad input, 130 after Ctrl-C."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a sample may hold characters that the terminal does not know
-    try:
-        options = parser().parse_args(argv)
-        with on_backend(options.backend):
-            return work(options)
-    except BadInputError as error:
-        return complain(error, 2)
-    except FloatingPointError as error:
-        return complain(f"training broke down: {error}; a smaller --lr may help", 1)
-    except OSError as error:
-        return complain(f"cannot save: {error}", 1)
-    except KeyboardInterrupt:
-        return complain("interrupted", 130)
+    # what is not given is left out of the options, so that --resume can tell
+    parser = commands.parser(PROGRAM, "Train a language model.", Config, Request, only_given=Config)
+    return commands.run(PROGRAM, parser, work, argv)
 
 
 if __name__ == "__main__":

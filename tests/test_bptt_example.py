@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,19 +13,11 @@ import pytest
 
 import minigrad as mg
 
-pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'minigrad[examples]'")
+for library in ("matplotlib", "rich", "babel"):
+    pytest.importorskip(library, reason=f"needs {library}: pip install 'minigrad[examples]'")
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "bptt.py"
-
-
-def imported(name):
-    spec = importlib.util.spec_from_file_location(name, PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bptt = imported("bptt")
+bptt = importlib.import_module("bptt")
 
 
 @pytest.fixture
@@ -136,29 +129,39 @@ def test_it_runs_on_another_backend(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--word=x", "--word has 2 to 12 characters and no '.', which marks its end; got 'x'"),
-        ("--word=thirteenchars", "--word has 2 to 12 characters"),
+        ("--word=x", "argument --word: has 2 to 12 characters and no '.', which marks its end, got 'x'"),
+        ("--word=thirteenchars", "argument --word: has 2 to 12 characters"),
         ("--word=a.b", "got 'a.b'"),
-        ("--seed=-1", "--seed is at least 0, got -1"),
-        ("--backend=nampy", "no backend is called 'nampy'"),
-        ("--out=taken", "cannot write taken/credit_map.png: File exists"),
+        ("--seed=-1", "argument --seed: needs a whole number of at least 0, got '-1'"),
+        ("--backend=nampy", "--backend: no backend is called 'nampy'"),
+        ("--out=taken", "cannot use --out taken: File exists; name another folder"),
     ],
 )
 def test_a_bad_option_is_refused(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("taken").write_text("a file")
-    with pytest.raises(SystemExit) as end:
-        bptt.main([options])
-    assert end.value.code == 2
+    assert bptt.main([options]) == 2
     shown = capsys.readouterr()
-    assert message in shown.err
     assert shown.out == ""
+    assert shown.err.startswith("bptt: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_a_picture_of_somebody_else_is_kept(tmp_path, capsys):
+    photograph = tmp_path / "credit_map.png"
+    photograph.write_bytes(b"\x89PNG, a photograph")
+    assert bptt.main(["--out", str(tmp_path)]) == 2
+    assert "credit_map.png was not made by this program and is kept" in capsys.readouterr().err
+    assert photograph.read_bytes() == b"\x89PNG, a photograph"
 
 
 def test_a_missing_library_is_one_line(capsys, monkeypatch):
     for name in ["matplotlib", *(name for name in sys.modules if name.startswith("matplotlib."))]:
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "plumbing")
+    monkeypatch.setattr(sys, "argv", [str(PROGRAM)])
     with pytest.raises(SystemExit) as end:
-        imported("bptt_without")
+        runpy.run_path(str(PROGRAM))
     assert end.value.code == 2
     assert capsys.readouterr().err == "bptt: matplotlib is not installed: pip install 'minigrad[examples]'\n"

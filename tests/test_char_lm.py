@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import io
 import math
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import nn, training
 
-for library in ("matplotlib", "rich", "safetensors"):
+for library in ("matplotlib", "rich", "safetensors", "babel"):
     pytest.importorskip(library, reason=f"needs {library}: pip install 'minigrad[examples]'")
 
+
 PROGRAM = Path(__file__).parents[1] / "examples" / "char_lm.py"
-
-
-def imported(name):
-    spec = importlib.util.spec_from_file_location(name, PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-char_lm = imported("char_lm")
+char_lm = importlib.import_module("char_lm")
 Config, Corpus = char_lm.Config, char_lm.Corpus
 
 WORDS = "a tape records what is computed, and a walk back along it gives the gradient.\n"
@@ -60,12 +56,14 @@ def arguments(text, *more):
 
 
 def small_model(kind, layers=1, characters=5, dtype="float64"):
-    return char_lm.CharModel(characters, Config(cell=kind, layers=layers, units=4, embedding=3, seed=1)).astype(dtype)
+    return char_lm.LanguageModel(characters, Config(cell=kind, layers=layers, units=4, embedding=3, seed=1)).astype(
+        dtype
+    )
 
 
 def table(out):
-    """Step, loss, bits, validation of each line; speed and time differ from run to run."""
-    return [line.split()[:4] for line in out.splitlines() if re.fullmatch(r" +[\d,]+ .* \d+:\d\d", line)]
+    """Step, loss and validation of each line; the time differs from run to run."""
+    return [line.split()[:3] for line in out.splitlines() if re.fullmatch(r" +[\d,]+ .* \d+:\d\d", line)]
 
 
 def weights(module):
@@ -83,8 +81,39 @@ def test_rows_are_pieces_of_the_text_and_targets_come_one_later():
 
 def test_training_and_validation_share_only_the_character_between_them():
     corpus = Corpus("digits", "0123456789" * 3 + "abc")
-    assert [corpus.vocabulary[token] for token in corpus.training] == list("0123456789" * 3)
-    assert [corpus.vocabulary[token] for token in corpus.validation] == list("9abc")
+    assert [corpus.vocabulary.tokens[token] for token in corpus.training] == list("0123456789" * 3)
+    assert [corpus.vocabulary.tokens[token] for token in corpus.validation] == list("9abc")
+
+
+def test_words_are_written_back_exactly():
+    text = 'def __init__(self):\n    """Two  words, 3.14 -- and\ttabs\u00e9."""\n\n'
+    pieces = char_lm.words_of(text)
+    assert "".join(pieces) == text
+    assert pieces[:8] == ["def", " __init__", "(", "self", ")", ":", "\n    ", '"""']
+    assert pieces[8:16] == ["Two", "  ", "words", ",", " 3", ".", "14", " --"]
+    assert pieces[16:] == [" and", "\t", "tabs\u00e9", ".", '"""', "\n\n"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.text(max_size=30))
+def test_every_text_is_written_back_exactly(text):
+    assert "".join(char_lm.words_of(text)) == text
+
+
+def test_the_vocabulary_of_words_is_that_of_the_training_part_and_the_rest_is_unknown():
+    corpus = Corpus("animals", "cat " * 6 + "dog " * 4 + "emu newt cat.\n", char_lm.WORDS, 3)
+    assert corpus.pieces[-4:] == [" newt", " cat", ".", "\n"]
+    assert corpus.vocabulary.tokens == [char_lm.UNKNOWN, " cat", " dog", " emu"]
+    assert corpus.validation_pieces == [".", "\n"]  # " cat" begins before the last tenth of the characters
+    assert corpus.vocabulary.tokens_of(corpus.validation) == [" cat", char_lm.UNKNOWN, char_lm.UNKNOWN]
+
+
+def test_the_last_tenth_is_the_same_text_by_characters_and_by_words():
+    text = char_lm.documentation.whole("--text")
+    characters, words = (Corpus("text", text, level, 9) for level in (char_lm.CHARACTERS, char_lm.WORDS))
+    parts = ["".join(corpus.validation_pieces) for corpus in (characters, words)]
+    assert parts[0].endswith(parts[1])
+    assert len(parts[0]) - len(parts[1]) < 20
 
 
 def test_the_default_text_is_the_language_reference():
@@ -99,7 +128,7 @@ def test_chunks_follow_each_other_and_the_state_begins_anew_with_the_text():
     run.state = old = ["the state so far"]
     inputs = []
     for step in range(3):
-        run.losses = [0.0] * step
+        run.history.losses = [0.0] * step
         inputs.append(char_lm.next_chunk(run, corpus)[0])
         if step == 0:
             assert not run.state[0].h.numpy().any()
@@ -133,43 +162,79 @@ def test_it_learns_all_that_there_is_to_learn(kind):
     run = char_lm.new_run(
         Config(cell=kind, units=16, embedding=6, batch=16, chunk=10, steps=150, lr=0.02, warmup=10), corpus
     )
-    while run.step < run.config.steps:
-        char_lm.training_step(run, corpus)
-    found = char_lm.evaluate(run.model, corpus.validation)
+    char_lm.train(run, corpus, None, char_lm.Console(file=io.StringIO()))
+    found = char_lm.evaluate(run.model, corpus)
+    assert run.history.measured == [(150, found)]
     assert best - 0.02 < found < best + 0.1
-    assert found < char_lm.bits_by_frequency(corpus) - 0.5
+    assert found < char_lm.guessing(corpus) - 0.5
+
+
+def cell_by_hand(weights, token, h):
+    """A step of the plain RNN in plain NumPy."""
+    W_x, W_h, b = (weights[f"net.layers.0.cell.{name}"] for name in ("W_x", "W_h", "b"))
+    return np.tanh(weights["embedding.W"][token] @ W_x + h @ W_h + b)
 
 
 def by_hand(weights, tokens):
-    """The bits of each token but the first, from a plain RNN in plain NumPy."""
-    h, bits = np.zeros(4), []
+    """The loss of each token but the first."""
+    h, nats = np.zeros(4), []
     for token, target in pairwise(tokens):
         x = weights["embedding.W"][token]
-        h = np.tanh(x @ weights["cells.0.W_x"] + h @ weights["cells.0.W_h"] + weights["cells.0.b"])
+        h = np.tanh(
+            x @ weights["net.layers.0.cell.W_x"] + h @ weights["net.layers.0.cell.W_h"] + weights["net.layers.0.cell.b"]
+        )
         scores = h @ weights["scores.W"] + weights["scores.b"]
-        bits.append((np.log(np.exp(scores).sum()) - scores[target]) / math.log(2))
-    return bits
+        nats.append(np.log(np.exp(scores).sum()) - scores[target])
+    return nats
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_evaluation_counts_every_character_once(count, monkeypatch):
+def test_evaluation_counts_every_token_once(count, monkeypatch):
+    monkeypatch.setattr(char_lm, "VALIDATION_ROWS", count)
     monkeypatch.setattr(char_lm, "VALIDATION_CHUNK", 7)
     model = small_model("rnn")
     tokens = np.random.default_rng(0).integers(0, 5, 60)  # 59 to predict: the last row is shorter, but for count=1
     length = math.ceil(59 / count)
     expected = [by_hand(weights(model), tokens[i * length : (i + 1) * length + 1]) for i in range(count)]
-    np.testing.assert_allclose(char_lm.evaluate(model, tokens, count), np.mean(np.concatenate(expected)), rtol=1e-12)
+    np.testing.assert_allclose(char_lm.total_loss(model, tokens), np.concatenate(expected).sum(), rtol=1e-12)
 
 
 def test_guessing_by_frequency_costs_the_cross_entropy():
     corpus = Corpus("ab", "a" * 17 + "bab")  # the tenth: "ab"; 18 of 20 are a
     expected = -(math.log2(0.9) + math.log2(0.1)) / 2
-    np.testing.assert_allclose(char_lm.bits_by_frequency(corpus), expected, rtol=1e-15)
+    np.testing.assert_allclose(char_lm.guessing(corpus), expected, rtol=1e-15)
+
+
+def test_spelling_costs_the_entropy_of_the_characters_and_the_ends():
+    expected = -(2 * math.log(2 / 8) * 3 + 1 * math.log(1 / 8) * 2)  # a a b b and two ends, c, d
+    np.testing.assert_allclose(char_lm.spelling(["abc", "abd"]), expected, rtol=1e-14)
+    assert char_lm.spelling([]) == 0
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_dropout_is_for_training_alone(words):
+    corpus = Corpus("words", WORDS * 10, char_lm.WORDS if words else char_lm.CHARACTERS, 9)
+    config = Config(units=6, embedding=4, batch=2, chunk=5, dropout=0.5)
+    run, plain = char_lm.new_run(config, corpus), char_lm.new_run(replace(config, dropout=0.0), corpus)
+    assert char_lm.evaluate(run.model, corpus) == char_lm.evaluate(plain.model, corpus)
+    run.history.losses = plain.history.losses = [0.0]
+    losses = [char_lm.loss_of_next_chunk(r, corpus).item() for r in (run, plain, run)]
+    assert losses[0] != losses[1]
+
+
+def test_dropout_is_another_one_at_each_step():
+    corpus = Corpus("words", WORDS * 10)
+    run = char_lm.new_run(Config(units=6, embedding=4, batch=2, chunk=5, dropout=0.5), corpus)
+    losses = []
+    for seed in ([0, 1], [0, 1], [0, 2]):
+        logits, _ = run.model(corpus.tokens[:5, None], run.model.zero_state(1), training=True, seed=seed)
+        losses.append(mg.cross_entropy(logits[:, 0], corpus.tokens[1:6]).sum().item())
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_the_learning_rate_rises_and_falls():
-    config = Config(steps=1000, lr=2.0, warmup=10)
-    rates = [char_lm.learning_rate(config, step) for step in range(1000)]
+    schedule = char_lm.schedule_of(Config(steps=1000, lr=2.0, warmup=10))
+    rates = [schedule.learning_rate(step) for step in range(1000)]
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == pytest.approx(2.0, rel=1e-3)
     assert rates[500] == pytest.approx(1.0)
@@ -179,19 +244,28 @@ def test_the_learning_rate_rises_and_falls():
 # ---- sampling ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [0, 0.5])
-def test_a_sample_is_what_the_model_says_of_its_own_text(temperature):
-    run = SimpleNamespace(model=small_model("gru", layers=2), config=Config(seed=3))
-    written = char_lm.sample(run, "abcde", "bad", 30, temperature)
+def sampled(corpus, temperature, length=30, seed=3):
+    run = SimpleNamespace(model=small_model("gru", layers=2), config=Config(seed=seed))
+    return run, char_lm.sample(run, corpus, "bad", length, temperature)
+
+
+def test_a_cold_sample_is_what_the_model_finds_likeliest():
+    run, written = sampled(Corpus("letters", "abcde"), 0)
     assert written.startswith("bad")
     assert len(written) == 33
     tokens = np.array([["abcde".index(c)] for c in written])
     logits = run.model(tokens[:-1], run.model.zero_state(1))[0].numpy()[2:, 0]
-    if temperature:
-        drawn = [int(mg.random.categorical(row / 0.5, seed=[3, i])) for i, row in enumerate(logits)]
-    else:
-        drawn = logits.argmax(axis=-1)
-    np.testing.assert_array_equal(drawn, tokens[3:, 0])
+    np.testing.assert_array_equal(logits.argmax(axis=-1), tokens[3:, 0])
+
+
+def test_a_warm_sample_follows_from_its_seed_and_has_the_frequencies_that_the_model_says():
+    run, written = sampled(Corpus("letters", "abcde"), 0.5, length=400)
+    assert sampled(Corpus("letters", "abcde"), 0.5, length=400)[1] == written
+    assert sampled(Corpus("letters", "abcde"), 0.5, length=30, seed=4)[1] != written[:33]
+    tokens = np.array([["abcde".index(c)] for c in written])
+    logits = run.model(tokens[:-1], run.model.zero_state(1))[0][2:, 0] / 0.5
+    expected = mg.softmax(logits).numpy().sum(axis=0)
+    np.testing.assert_allclose(np.bincount(tokens[3:, 0], minlength=5), expected, atol=4 * math.sqrt(400 / 4))
 
 
 # ---- gradient flow -------------------------------------------------------------------------------------------------
@@ -204,14 +278,18 @@ def test_gradient_flow_is_the_chain_rule_of_the_plain_rnn(monkeypatch):
     model, tokens = small_model("rnn"), np.random.default_rng(0).integers(0, 5, 13)
     w, h, states = weights(model), np.zeros(4), []
     for token in tokens[:-1]:
-        h = np.tanh(w["embedding.W"][token] @ w["cells.0.W_x"] + h @ w["cells.0.W_h"] + w["cells.0.b"])
+        h = np.tanh(
+            w["embedding.W"][token] @ w["net.layers.0.cell.W_x"]
+            + h @ w["net.layers.0.cell.W_h"]
+            + w["net.layers.0.cell.b"]
+        )
         states.append(h)
     scores = h @ w["scores.W"] + w["scores.b"]
     g = w["scores.W"] @ (np.exp(scores) / np.exp(scores).sum() - np.eye(5)[tokens[-1]])
     expected = []
     for h in reversed(states[6:]):
         expected.append(np.linalg.norm(g))
-        g = w["cells.0.W_h"] @ ((1 - h * h) * g)
+        g = w["net.layers.0.cell.W_h"] @ ((1 - h * h) * g)
     np.testing.assert_allclose(char_lm.gradient_flow(model, tokens)["layer 1 h"], expected, rtol=1e-12)
 
 
@@ -251,6 +329,7 @@ def test_a_whole_run(text, capsys):
     assert char_lm.main(arguments(text, "--layers", "2", "--sample", "20", "--checkpoint", "run.ck")) == 0
     shown = capsys.readouterr()
     assert [row[0] for row in table(shown.out)] == ["5", "10", "12"]
+    assert "not below 1.85 bits per character in 12 steps, " in shown.out
     assert "validation: " in shown.out
     assert not set(shown.out) & {"\x1b", "\r"}  # no bar in a file
     assert shown.err == ""
@@ -264,14 +343,29 @@ def test_a_whole_run(text, capsys):
     ]
 
 
+def test_a_whole_run_by_words(text, capsys):
+    options = "--words --vocabulary 15 --dropout 0.1 --sample 9 --units 12 --lr 0.05 --steps 100 --target 5".split()
+    assert char_lm.main(arguments(text, *options, "--prompt", "the gradient")) == 0
+    shown = capsys.readouterr()
+    corpus = Corpus("words", WORDS * 10, char_lm.WORDS, 15)
+    unknown = sum(word not in corpus.vocabulary for word in corpus.validation_pieces)
+    assert f"with the spelling of {unknown} words that are not in the vocabulary" in shown.out
+    assert unknown > 0
+    assert re.search(r"^below a perplexity of 5 per word after \d+ s \(step [1-9]?[05]\)$", shown.out, re.MULTILINE)
+    assert "the gradient" in shown.out[shown.out.index("a sample") :]
+    values = [float(row[2]) for row in table(shown.out)]
+    assert values[-1] < 5 < values[0]
+    assert shown.err == ""
+
+
 def test_help_lists_every_setting_with_its_default(capsys):
     with pytest.raises(SystemExit) as end:
         char_lm.main(["--help"])
     assert end.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for name, value in char_lm.DEFAULTS.items():
-        assert f"--{name} " in shown
-        assert value is None or f"[{value}]" in shown
+    for setting in (*fields(Config), *fields(char_lm.Request)):
+        assert f"--{setting.name} " in shown
+        assert setting.default is None or isinstance(setting.default, bool) or f"[{setting.default}]" in shown
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -305,20 +399,20 @@ def test_gradient_flow_on_another_backend():
 
 def interrupt_before_step(monkeypatch, last):
     """Press Ctrl-C while step number `last` is computed."""
-    step = char_lm.training_step
+    loss = char_lm.loss_of_next_chunk
 
     def interrupted(run, corpus):
-        if run.step == last - 1:
+        if run.history.step == last - 1:
             signal.raise_signal(signal.SIGINT)
-        return step(run, corpus)
+        return loss(run, corpus)
 
-    monkeypatch.setattr(char_lm, "training_step", interrupted)
+    monkeypatch.setattr(char_lm, "loss_of_next_chunk", interrupted)
 
 
 def assert_same_run(one, other):
     (arrays, meta), (expected, expected_meta) = training.load(one), training.load(other)
-    assert meta.pop("seconds") > 0
-    assert expected_meta.pop("seconds") > 0
+    for times in (meta, expected_meta):
+        assert 0 < max(times.pop("times")) <= times.pop("seconds")
     assert meta == expected_meta
     assert list(arrays) == list(expected)
     for name, array in arrays.items():
@@ -326,10 +420,10 @@ def assert_same_run(one, other):
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("more", ["--cell rnn", "--cell gru", "--cell lstm --dropout 0.4", "--words --vocabulary 9"])
 @pytest.mark.usefixtures("no_pictures")
-def test_resume_goes_on_bit_for_bit(kind, text, capsys, monkeypatch):
-    options = arguments(text, "--cell", kind, "--layers", "2", "--checkpoint")
+def test_resume_goes_on_bit_for_bit(more, text, capsys, monkeypatch):
+    options = arguments(text, *more.split(), "--layers", "2", "--checkpoint")
     assert char_lm.main([*options, "whole.ck"]) == 0
     whole = capsys.readouterr().out
     handler = signal.getsignal(signal.SIGINT)
@@ -368,7 +462,7 @@ def test_a_second_ctrl_c_ends_at_once(text, capsys, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(char_lm, "training_step", interrupted)
+    monkeypatch.setattr(char_lm, "loss_of_next_chunk", interrupted)
     assert char_lm.main(arguments(text)) == 130
     assert capsys.readouterr().err == "char_lm: interrupted\n"
 
@@ -438,14 +532,20 @@ def test_a_bad_text_is_refused(contents, message, text, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--units 0", "argument --units: needs a whole number above 0, got '0'"),
-        ("--layers two", "argument --layers: needs a whole number above 0, got 'two'"),
+        ("--units 0", "argument --units: needs a whole number of at least 1, got '0'"),
+        ("--layers two", "argument --layers: needs a whole number of at least 1, got 'two'"),
         ("--lr nan", "argument --lr: needs a number above 0, got 'nan'"),
         ("--temperature -1", "argument --temperature: needs a number of at least 0, got '-1'"),
         ("--cell lstn", "argument --cell: is one of rnn, gru, lstm, got 'lstn'"),
+        ("--dropout 1", "argument --dropout: needs a number from 0 to below 1, got '1'"),
+        ("--vocabulary 9", "--vocabulary is for --words"),
+        ("--words --vocabulary 0", "argument --vocabulary: needs a whole number of at least 1, got '0'"),
+        ("--words --prompt gradiant", "--prompt needs words in the vocabulary of text.txt, got ['gradiant']"),
+        ("--words --prompt=", "--prompt needs words in the vocabulary of text.txt, got none"),
+        ("--words --batch 40", "text.txt has 180 words, which is too short"),
         ("--colour red", "unrecognized arguments: --colour red"),
         ("--backend nampy", "--backend: no backend is called 'nampy'; installed here: 'numpy'"),
-        ("--prompt é", "--prompt needs characters that text.txt has, got ['é']"),
+        ("--prompt é", "--prompt needs characters in the vocabulary of text.txt, got ['é']"),
         ("--resume", "--resume needs --checkpoint FILE"),
         ("--resume --checkpoint none.ck", "there is no checkpoint file 'none.ck'"),
         ("--checkpoint text.txt", "text.txt exists and is kept"),
@@ -498,6 +598,14 @@ def test_a_foreign_checkpoint_is_refused(text, capsys):
     assert "model.ck holds something else than a run of this program" in message
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused(text, checkpoint, capsys):
+    arrays, meta = training.load(checkpoint)
+    del meta["config"]["dropout"]
+    training.save(checkpoint, arrays, meta)
+    message = refused(capsys, *arguments(text, "--checkpoint", "run.ck", "--resume"))
+    assert "run.ck was made by another version of this program: begin anew" in message
+
+
 def test_a_picture_of_somebody_else_is_kept(text, capsys):
     Path("art").mkdir()
     Path("art/gradient_flow.png").write_bytes(b"\x89PNG, a photograph")
@@ -509,8 +617,10 @@ def test_a_picture_of_somebody_else_is_kept(text, capsys):
 def test_a_missing_library_is_one_line(library, capsys, monkeypatch):
     for name in [library, *(name for name in sys.modules if name.startswith(f"{library}."))]:
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "plumbing")
+    monkeypatch.setattr(sys, "argv", [str(PROGRAM)])
     with pytest.raises(SystemExit) as end:
-        imported("char_lm_without")
+        runpy.run_path(str(PROGRAM))
     assert end.value.code == 2
     assert capsys.readouterr().err == f"char_lm: {library} is not installed: pip install 'minigrad[examples]'\n"
 

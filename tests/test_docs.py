@@ -19,6 +19,10 @@ EXAMPLES: dict[str, list[str]] = {
     "adding.py": "--length 6 --units 5 --batch 4 --steps 20".split(),
     "bptt.py": ["--word", "ab"],
     "char_lm.py": ["--quick"],
+    "colour_names.py": "--encoder 3 --embedding 4 --units 5 --batch 6 --steps 2".split(),
+    "dates.py": "--locales de,hu --strings 300 --held-out 4 --units 5 --batch 16 --steps 4".split(),
+    "highlight.py": "--files 4 --held-out 1 --units 4 --window 20 --batch 2 --steps 3".split(),
+    "sentiment.py": "--embedding 6 --units 5 --batch 8 --steps 6".split(),
 }
 
 
