@@ -181,8 +181,8 @@ class Calls(Variables):
                 lines.append(f"{indent}copyto({destination}, dot({operands[0]}, {operands[1]}))")
             else:
                 plain = len(a.shape) <= 2 and len(b.shape) <= 2 and a.dtype == b.dtype
-                product = f"{operands[0]}.dot(" if plain else f"matmul({operands[0]}, "
-                lines.append(f"{indent}{product}{operands[1]}, {destination})")
+                product, out = (f"{operands[0]}.dot(", "") if plain else (f"matmul({operands[0]}, ", "out=")
+                lines.append(f"{indent}{product}{operands[1]}, {out}{destination})")  # CuPy's matmul wants the name
         elif op is concatenate_:
             self.join(node, operands, destination, lines, lead=False, indent=indent)
         elif op is sum_:
