@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-import strict
 from minigrad import tree
+from minigrad.testing import fake_cupy
 from scan_oracle import (
     CELLS,
     KINDS,
@@ -1728,12 +1728,12 @@ def test_what_a_step_made_dies_with_the_result(unroll):
 
 def on_device(values):
     """Every array of a pytree on the strict backend."""
-    return tree.map(strict.backend.asarray, values)
+    return tree.map(fake_cupy.backend.asarray, values)
 
 
 def on_host(values):
     """Every array of a pytree back as NumPy's."""
-    return tree.map(lambda leaf: strict.backend.to_host(leaf.array if isinstance(leaf, mg.Tensor) else leaf), values)
+    return tree.map(lambda leaf: fake_cupy.backend.to_host(leaf.array if isinstance(leaf, mg.Tensor) else leaf), values)
 
 
 def device_first_order(f, at, like, seed):
@@ -1770,7 +1770,7 @@ def test_random_bodies_on_the_strict_backend(unroll, example, reverse, seed, dat
     device = Example(**{**vars(example), "elems": on_device(example.elems), "init": on_device(example.init)})
     slow = example.function(loop if n is None else ragged, reverse=reverse, **({} if n is None else {"lengths": n}))
     at = example.variables()
-    with mg.use_backend("strict"), strict.memory_order(seed):
+    with mg.use_backend("strict"), fake_cupy.memory_order(seed):
         got = device_first_order(
             device.function(mg.scan, reverse=reverse, lengths=n, unroll=unroll), at, slow(at), seed
         )
@@ -1787,13 +1787,13 @@ def test_how_often_the_host_waits(unroll, lengths, checkpoint):
     elems, init = on_device((example.elems, example.init))
     n = {None: None, "host": [2, 0, 4, 1], "device": on_device(np.array([2, 0, 4, 1]))}[lengths]
     with mg.use_backend("strict"):
-        with strict.expect_syncs(lengths == "device"):
+        with fake_cupy.expect_syncs(lengths == "device"):
             _, outputs = mg.scan(
                 example.body(weights), elems, init, has_output=True, lengths=n, unroll=unroll, checkpoint=checkpoint
             )
             loss = outputs["h"].sum()
         chunks = 2 if checkpoint is not None and unroll else 0  # each is a walk of its own
-        with strict.expect_syncs(1 + chunks):
+        with fake_cupy.expect_syncs(1 + chunks):
             loss.backward()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from strict import StrictArray
+from minigrad.testing.fake_cupy import StrictArray
 
 
 def leaf(data, dtype=None, name=None):

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minigrad.testing import strategies
+    from minigrad.testing import fake_cupy, mutate, strategies
     from minigrad.testing.checks import check_grads, check_linear, check_vjp
     from minigrad.testing.ledger import LEDGER, Ledger
     from minigrad.testing.numeric import Estimate, numerical_jvp, numerical_vjp
@@ -47,6 +47,8 @@ __all__ = [
     "check_grads",
     "check_linear",
     "check_vjp",
+    "fake_cupy",
+    "mutate",
     "numerical_jvp",
     "numerical_vjp",
     "realize",
@@ -71,8 +73,8 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for: `import minigrad` must not pay for its tests."""
     try:
-        if name == "strategies":
-            return import_module("minigrad.testing.strategies")
+        if name in ("fake_cupy", "mutate", "strategies"):
+            return import_module(f"minigrad.testing.{name}")
         if name in _MODULE_OF:
             return getattr(import_module(f"minigrad.testing.{_MODULE_OF[name]}"), name)
     except ModuleNotFoundError as error:

@@ -1,13 +1,15 @@
-"""A backend for the tests that is as strict as CuPy where CuPy differs from NumPy, and runs on every machine.
+"""The strict fake CuPy under the short name that the tests know it by; it is `minigrad.testing.fake_cupy`."""
 
-`minigrad.backend.register(strict.backend)` adds it under the name "strict". What it refuses, and why, stands
-in `strict.device_array`. Green here does not prove that CuPy agrees; red shows what CuPy may refuse.
-"""
-
-from strict.device_array import StrictArray, count_launches, count_syncs, expect_syncs, memory_order
-from strict.elementwise import interpret
-from strict.namespace import xp
-from strict.plugin import backend
+from minigrad.testing.fake_cupy import (
+    StrictArray,
+    backend,
+    count_launches,
+    count_syncs,
+    expect_syncs,
+    interpret,
+    memory_order,
+    xp,
+)
 
 __all__ = [
     "StrictArray",

@@ -1,4 +1,4 @@
-"""Runs of elementwise operations on strict arrays: one launch, and what the caller must guarantee is checked."""
+"""Runs of elementwise operations on device arrays: one launch, and what the caller must guarantee is checked."""
 
 from __future__ import annotations
 
@@ -8,11 +8,23 @@ from typing import Any
 import numpy as np
 
 from minigrad.backend import ElementwiseRun
-from strict.device_array import StrictArray, launched, quietly
+from minigrad.testing.fake_cupy.counting import launched
+from minigrad.testing.fake_cupy.device_array import Host, StrictArray, host_of, quietly
 
 
 def interpret(run: ElementwiseRun, arrays: Sequence[Any], xp: Any) -> None:
-    """Do a run step by step: what every backend's `elementwise` must agree with."""
+    """Do a run step by step: what every backend's `elementwise` must agree with.
+
+    `xp` is the namespace of the arrays; those that the run names as destinations are written.
+
+    >>> import numpy as np
+    >>> from minigrad.backend import ElementwiseRun
+    >>> from minigrad.testing import fake_cupy
+    >>> a, b, c = np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.zeros(2)
+    >>> fake_cupy.interpret(ElementwiseRun((("multiply", (0, 1), 2), ("negative", (2,), 2)), 3), [a, b, c], np)
+    >>> c
+    array([-3., -8.])
+    """
     for name, operands, destination in run.steps:
         values = [arrays[i] for i in operands]
         if name == "copy":
@@ -27,16 +39,17 @@ def interpret(run: ElementwiseRun, arrays: Sequence[Any], xp: Any) -> None:
 
 
 def elementwise(run: ElementwiseRun) -> Callable[..., None]:
-    """Return f(*arrays), which does a run on strict arrays as NumPy would, and counts one launch."""
+    """Return f(*arrays), which does a run on device arrays as NumPy would, and counts one launch."""
     written = sorted({destination for _, _, destination in run.steps})
 
     def call(*arrays: StrictArray) -> None:
-        assert len(arrays) == run.arrays, f"the run takes {run.arrays} arrays, got {len(arrays)}"
+        if len(arrays) != run.arrays:
+            raise ValueError(f"elementwise: the run takes {run.arrays} arrays, got {len(arrays)}")
         for array in arrays:
             if type(array) is not StrictArray:
                 raise TypeError(f"elementwise: Unsupported type {type(array)}")
-        data = [array._data for array in arrays]
-        check_apart(data, written)
+        data = [host_of(array) for array in arrays]
+        _check_apart(data, written)
         launched("elementwise")
         with quietly():
             interpret(run, data, np)
@@ -44,20 +57,20 @@ def elementwise(run: ElementwiseRun) -> Callable[..., None]:
     return call
 
 
-def check_apart(arrays: Sequence[np.ndarray], written: Sequence[int]) -> None:
+def _check_apart(arrays: Sequence[Host], written: Sequence[int]) -> None:
     """Raise ValueError if shapes do not fit, or if an array overlaps a destination in part."""
     shapes = {arrays[i].shape for i in written}
     if len(shapes) != 1:
         raise ValueError(f"the destinations of a run have one shape, got {shapes}")
     (shape,) = shapes
-    where = [places(array, shape) for array in arrays]
+    where = [_places(array, shape) for array in arrays]
     for i in written:
         for j, other in enumerate(arrays):
             if where[j] != where[i] and np.shares_memory(arrays[i], other):
                 raise ValueError(f"array {j} overlaps destination {i}, and is not the same element for element")
 
 
-def places(array: np.ndarray, shape: tuple[int, ...]) -> Any:
+def _places(array: Host, shape: tuple[int, ...]) -> Any:
     """What tells where each element of an array that broadcasts to a shape is."""
     array = np.broadcast_to(array, shape)
     strides = [stride for stride, n in zip(array.strides, shape, strict=True) if n > 1]
