@@ -93,9 +93,9 @@ class WatchedRecord(Record):
         self.contributions: list[Array | None] = [None] * len(self.parents)
 
     def note(self, cotangent: Array, contributions: Sequence[Array | None]) -> None:
-        """Remember what the latest backward walk carried through this record."""
-        self.cotangent = cotangent
-        self.contributions = list(contributions)
+        """Remember what the latest backward walk carried through this record: copies, for some is the caller's own."""
+        self.cotangent = cotangent.copy()
+        self.contributions = [None if part is None else part.copy() for part in contributions]
 
     def free(self) -> None:
         self.values = self.held = self.lent = None

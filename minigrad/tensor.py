@@ -422,7 +422,7 @@ def _compare(compare: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Any:
 def _rebuild(array: Array, requires_grad: bool, name: str | None, grad: Array | None) -> Tensor:
     copy = _leaf_or_constant(array.copy(), requires_grad, name)
     if requires_grad:
-        copy.grad = grad
+        copy.grad = None if grad is None else grad.copy()
     return copy
 
 

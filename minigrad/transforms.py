@@ -23,7 +23,7 @@ from minigrad.ops.op import Primitive, as_value, is_abstract, unbroadcast, zeros
 from minigrad.ops.shape import copy_, stack
 from minigrad.tape import Array, Leaf, Record, Value, constant, next_number, scoped
 from minigrad.tensor import Tensor, asarray, cotangent_for
-from minigrad.walk import Reach, Walk, dependent, leads_to_active_leaf, reachable
+from minigrad.walk import Reach, Walk, dependent, leads_to_active_leaf, reachable, was_freed
 
 Fn = Callable[..., Any]
 
@@ -500,6 +500,9 @@ def checkpoint(f: Fn) -> Fn:
             trace = _Trace(of_arrays, inputs, range(len(inputs)))
         reach = reachable([out.record for out in trace.outputs], since, trace.variables)
         op.captured = [*reach.older, *reach.leaves]
+        for captured in op.captured:
+            if captured.values is None:
+                raise was_freed(captured)
         parents = [value.record if isinstance(value, Tensor) else None for value in inputs] + op.captured
         if not any(parents):
             return trace.result()

@@ -64,10 +64,7 @@ def reachable(roots: Iterable[Record | None], since: int = 0, targets: Iterable[
             older.append(record)
         else:
             if record.values is None:
-                raise RuntimeError(
-                    f"the record of `{record.op.name}` was freed by an earlier backward(); "
-                    "call the earlier one with retain=True, or compute the value again"
-                )
+                raise was_freed(record)
             order.append(record)
             stack += record.parents
     order.sort(key=_number)
@@ -77,8 +74,16 @@ def reachable(roots: Iterable[Record | None], since: int = 0, targets: Iterable[
 _number = operator.attrgetter("number")
 
 
+def was_freed(record: Record) -> RuntimeError:
+    """The error for a record that an earlier walk has spent."""
+    return RuntimeError(
+        f"the record of `{record.op.name}` was freed by an earlier backward(); "
+        "call the earlier one with retain=True, or compute the value again"
+    )
+
+
 def leads_to_active_leaf(records: Iterable[Record]) -> bool:
-    """Whether somebody may still want a gradient below these records."""
+    """Whether somebody may still want a gradient below these records; what was freed cannot tell, and may."""
     seen: set[Record] = set()
     stack: list[Record | None] = list(records)
     while stack:
@@ -86,7 +91,7 @@ def leads_to_active_leaf(records: Iterable[Record]) -> bool:
         if record is None or record in seen:
             continue
         seen.add(record)
-        if record.__class__ is Leaf and record.active:
+        if record.values is None or (record.__class__ is Leaf and record.active):
             return True
         stack += record.parents
     return False
