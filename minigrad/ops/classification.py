@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import exp, negative, subtract
-from minigrad.ops.indexing import take_along_axis
+from minigrad.ops.indexing import known_along_axis
 from minigrad.ops.op import Flags, Shapes, Static, as_value, axis_of, boxed_like, is_abstract, primitive, scaled
 from minigrad.ops.reductions import sum
 from minigrad.ops.shape import expand_dims, squeeze
@@ -84,7 +84,8 @@ def cross_entropy(logits: Any, labels: Any, axis: int = -1) -> Any:
             f"minigrad.cross_entropy: logits of shape {tuple(logits.shape)} need labels of shape {expected}, "
             f"got {tuple(indices.shape)}"
         )
-    chosen = take_along_axis(log_softmax(logits, axis), expand_dims(_known(indices, logits.shape[axis]), axis), axis)
+    known = expand_dims(_known(indices, logits.shape[axis]), axis)
+    chosen = known_along_axis(log_softmax(logits, axis), known, axis)
     return _or_nan(negative(squeeze(chosen, axis)), indices, logits.shape[axis])
 
 

@@ -221,6 +221,14 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
             f"minigrad.take_along_axis: indices are integers of rank {ndim}, "
             f"got {indices.dtype} of shape {tuple(indices.shape)}"
         )
+    if not (is_abstract(constant(x)) or is_abstract(indices)):
+        check_bounds(indices, x.shape[axis])
+    return known_along_axis(x, indices, axis)
+
+
+def known_along_axis(x: Value, indices: Array, axis: int) -> Value:
+    """`take_along_axis` for indices that are known to lie inside, so that nobody needs to look at them."""
+    ndim = len(x.shape)
     xp = backend_of(constant(x)).xp
     if (is_abstract(constant(x)) or is_abstract(indices)) and indices.shape[axis] == 1 and x.dtype.kind == "f":
         # the same without an index into every axis, so that a compiled scan can do all steps at once
@@ -232,6 +240,5 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
     ]
     if is_abstract(constant(x)) or is_abstract(indices):
         return getitem(x, tuple(grid))
-    check_bounds(indices, x.shape[axis])  # the others are known to lie inside: nobody need look at them
     grid[axis] = indices.copy()
     return getitem_(x, index=tuple(grid))
