@@ -2,12 +2,14 @@
 
 import dataclasses
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, errors, given, settings
 
 from minigrad import ops
+from minigrad.testing import GradientError, plugin, properties_table
 from minigrad.testing.adapters import Minigrad
 from minigrad.testing.ledger import MIN_EXAMPLES, Cell, Ledger, expected_cells, registry_problems
 from minigrad.testing.plugin import minigrad_registry_problems, stale_exemptions
@@ -16,6 +18,7 @@ from minigrad.testing.specs import Case, Domain, Kink, OpSpec, all_specs, regist
 from minigrad.testing.strategies import find_case, seeds
 from minigrad.testing.trial import Trial
 
+PROPERTIES_MD = Path(__file__).parents[1] / "docs" / "properties.md"
 CELL = Cell("take", "P1", "numpy")
 
 
@@ -117,7 +120,9 @@ def test_an_exemption_that_is_not_needed_is_stale():
 
 
 def test_every_cell_is_expected():
-    cells = expected_cells(all_specs(), ["numpy", "strict"])
+    cells = expected_cells(all_specs(), iter(["numpy", "strict"]))
+    assert {cell.backend for cell in cells if cell.prop == "P15"} == {"numpy", "strict"}
+    assert {cell.backend for cell in cells if cell.prop == "P14"} == {"strict"}  # it is about that one
     assert Cell("tanh", "P13", "strict") in cells
     assert Cell("tanh", "P2", "numpy") not in cells  # it is not linear
     assert Cell("argmax", "P0", "numpy") in cells
@@ -199,6 +204,36 @@ def run_examples(spec: OpSpec, count: int) -> None:
     run()
 
 
+# ---- the table in the documentation ----------------------------------------------------------------------------------
+
+
+def test_the_table_of_ops_and_properties_is_up_to_date():
+    """`python -m minigrad.testing.properties_table > docs/properties.md` makes it so."""
+    assert PROPERTIES_MD.read_text() == properties_table.table()
+
+
+def test_the_table_says_what_the_ledger_demands():
+    rows = {row.split("`")[1]: row.split("|")[2:-1] for row in properties_table.table().splitlines() if "| `" in row}
+    marked = {
+        Cell(op, prop, "numpy")
+        for op, marks in rows.items()
+        for prop, mark in zip(PROPERTIES, marks, strict=False)
+        if mark.strip() == "·"
+    }
+    expected = {cell._replace(backend="numpy") for cell in expected_cells(all_specs(), ["numpy"])}
+    assert marked == expected
+    assert rows["tanh"][-1].strip() == ""
+    assert rows["relu"][-1].strip() == str(len(spec_for("relu").kinks))
+
+
+def test_the_table_has_exemptions_with_their_reasons(monkeypatch):
+    monkeypatch.setattr(properties_table, "all_specs", lambda: changed("tanh", exempt={"P13": "for a test"}))
+    text = properties_table.table()
+    assert "* `tanh`, P13: for a test" in text
+    assert "\nNone.\n" not in text
+    assert "excused" in next(row for row in text.splitlines() if row.startswith("| `tanh`"))
+
+
 # ---- the plugin, in sessions of its own ------------------------------------------------------------------------------
 
 pytest_plugins = ["pytester"]
@@ -259,10 +294,17 @@ def test_a_property_that_nobody_tests_is_red(suite):
 @ALONE_AND_XDIST
 def test_a_test_that_runs_nothing_is_red(suite, workers):
     """A test can pass without one example that compares anything; the ledger sees that it was empty."""
-    result = suite(SUITE, *NUMPY, *workers, conftest="plugin.check = lambda *args: []")
+    result = suite(SUITE, *NUMPY, *workers, conftest="plugin.run_example = lambda *args: True")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["P1 of tanh on numpy: 0 examples compared anything, 5 are needed"])
     assert result.ret == 1
+
+
+def test_examples_that_compare_nothing_are_no_examples(monkeypatch):
+    """Hypothesis draws others where some are empty, and gives up where all are."""
+    monkeypatch.setattr(plugin.examples, "check", lambda *args: [])
+    with pytest.raises((errors.Unsatisfiable, errors.FailedHealthCheck)):
+        plugin.op_test("P1")(minigrad_spec=spec_for("tanh"), minigrad_backend="numpy")
 
 
 def test_a_chosen_part_is_judged_as_a_part(suite):
@@ -283,6 +325,68 @@ def test_the_smallest_profile_says_that_nothing_is_judged(suite):
     result = suite(SUITE, *NUMPY, "--minigrad-profile", "dev")
     result.stdout.fnmatch_lines(["minigrad ledger: not judged, this profile draws too few examples"])
     assert result.ret == 0
+
+
+PROFILE = """
+    from hypothesis import settings
+    from hypothesis.database import DirectoryBasedExampleDatabase
+
+    def test_profile():
+        chosen = settings.default
+        kept = isinstance(chosen.database, DirectoryBasedExampleDatabase)
+        assert (chosen.max_examples, chosen.derandomize, kept) == {}
+        assert chosen.deadline is None
+        assert chosen.print_blob
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), (40, True, False)),
+        (("--minigrad-profile", "nightly"), (1000, False, True)),  # or it would never find anything new
+    ],
+)
+def test_profiles_where_ci_is_set(suite, monkeypatch, options, expected):
+    monkeypatch.setenv("CI", "true")
+    suite(PROFILE.replace("{}", repr(expected)), *NUMPY, *options).assert_outcomes(passed=1)
+
+
+def test_profiles():
+    assert {name: profile["max_examples"] for name, profile in plugin.PROFILES.items()} == {
+        "dev": 10, "default": 40, "ci": 40, "nightly": 1000
+    }  # fmt: skip
+    ci, nightly = (settings.get_profile(f"minigrad-{name}") for name in ("ci", "nightly"))
+    assert (ci.derandomize, ci.database, ci.deadline, ci.print_blob) == (True, None, None, True)
+    assert (nightly.derandomize, nightly.deadline, nightly.print_blob) == (False, None, True)
+    assert nightly.database is not None
+
+
+def test_a_profile_of_hypothesis_can_be_asked_for_instead(suite):
+    source = "from hypothesis import settings\n\ndef test_it():\n    assert settings.default.max_examples == 100"
+    suite(source, *NUMPY, "--hypothesis-profile", "default").assert_outcomes(passed=1)
+
+
+def test_the_plugin_is_not_loaded_by_itself(pytester):
+    pytester.makepyfile("def test_x(): pass")
+    result = pytester.runpytest_subprocess("--minigrad-profile", "dev", "-p", "no:cacheprovider")
+    result.stderr.fnmatch_lines(["*unrecognized arguments: --minigrad-profile*"])
+
+
+def test_a_property_with_a_backend_of_its_own_keeps_it(suite):
+    """P14 is about the strict device, whatever `--minigrad-backend` says, and its tests are no extra ones."""
+    property_14 = 'ledger.PROPERTIES = {name: PROPERTIES[name] for name in ("P0", "P14")}'
+    source = SUITE.replace("test_p1", "test_p14").replace('"P1"', '"P14"')
+    result = suite(source, *NUMPY, "-v", conftest=property_14)
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["*test_p14[[]*strict*", "minigrad ledger: 4 cells, 0 problems"])
+
+
+def test_a_convention_that_is_broken_is_red():
+    kink = Kink(([0.0],), [2.0], ([1.0],), reason="tanh'(0) = 0.5")
+    wrong = dataclasses.replace(spec_for("tanh"), kinks=(kink,))
+    with pytest.raises(GradientError, match=r"breaks the convention tanh'\(0\) = 0.5"):
+        plugin.convention_test()(minigrad_spec=wrong, minigrad_backend="numpy")
 
 
 BROKEN = """

@@ -162,7 +162,9 @@ def test_a_wrong_rule_is_caught_for_its_reason(problem, rule):
     with pytest.raises(GradientError) as error:
         check_vjp(np.multiply, X, Y, vjp=rule)
     assert problem in error.value.report.problem
-    assert "check_vjp(np.multiply, np.array([0.25, -1.5, 0.75])" in error.value.report.reproduce
+    with pytest.raises(GradientError) as again:
+        eval(error.value.report.reproduce, {"np": np, "check_vjp": check_vjp, "rule": rule})
+    assert str(again.value).splitlines()[0] == str(error.value).splitlines()[0]
 
 
 def test_missing_unbroadcast():
@@ -432,12 +434,6 @@ SPOILT: dict[str, Callable[..., Any]] = {
 # Rules that a way of spoiling cannot hurt, and why.
 BROADCASTING = {"add", "subtract", "multiply", "divide", "maximum", "where", "broadcast_to"}
 SEVERAL = {"add", "subtract", "multiply", "divide", "maximum", "where", "matmul", "outer", "concatenate"}
-ONLY_MOVES = "its gradient holds the cotangent's own numbers, which float32 can hold"
-HARMLESS = {
-    ("float32 inside", name): ONLY_MOVES
-    for name in ("relu", "clip", "where", "add", "subtract", "maximum", "sum", "cumsum", "reshape", "transpose",
-                 "concatenate", "split", "broadcast_to", "max", "take", "getitem", "matmul", "outer", "multiply")
-}  # fmt: skip
 
 
 def _applies(how: str, name: str) -> bool:
@@ -445,7 +441,7 @@ def _applies(how: str, name: str) -> bool:
         return name in SEVERAL
     if how == "broadcasting not undone":
         return name in BROADCASTING
-    return (how, name) not in HARMLESS
+    return True
 
 
 @pytest.mark.parametrize("how", SPOILT)
@@ -460,12 +456,6 @@ def test_spoilt_rules_are_caught(how):
                 continue
             survivors.append(name)
     assert not survivors
-
-
-def test_harmless_spoiling_is_harmless():
-    """An excuse that has become untrue fails, as a stale exemption must."""
-    for how, name in HARMLESS:
-        examples(name, SPOILT[how](RULES[name]), ["P1", "P2", "P3", "P4"], 20)
 
 
 def test_kinds_of_structure_do_the_catching():
@@ -547,6 +537,6 @@ def test_directions_combine():
 
 
 def test_every_property_is_listed_once():
-    assert list(PROPERTIES) == ["P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P12", "P13"]
+    assert list(PROPERTIES) == [f"P{k}" for k in range(16)]
     checks = [entry.check for entry in PROPERTIES.values()]
     assert not any(a is b for a, b in itertools.combinations(checks, 2))

@@ -1,7 +1,7 @@
 """How the properties reach a framework: `Minigrad` on some backend, or `PlainRule` for a rule on NumPy arrays.
 
 An adapter moves arrays to where the framework computes, and offers reverse and forward mode of a function of arrays.
-Results may be arrays, or tuples and lists of arrays.
+Results may be arrays, or tuples and lists of arrays. `docs/adapters.md` has adapters for JAX, PyTorch and autograd.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ import numpy as np
 
 from minigrad import transforms
 from minigrad.backend import get_backend
-from minigrad.tape import constant
+from minigrad.tape import Record, constant, recorder, scoped
 from minigrad.tensor import tensor
+from minigrad.testing.compare import map_result
 
 Pull = Callable[[Any], Sequence[Any]]
 
 
 class Adapter(Protocol):
-    """What a framework must offer so that its ops can be tested."""
+    """What a framework must offer so that its ops can be tested.
+
+    Three abilities are optional, and what needs them does not apply without: `strided = True` says that its arrays may
+    be views with any strides, `zero_wins = True` that a cotangent of 0 gives a gradient of 0 even past a NaN, and
+    `vjp_keeping` lets a test change what backward reads.
+    """
 
     name: str
     transforms: bool
@@ -46,6 +52,8 @@ class Minigrad:
     """minigrad, on the backend of the given name."""
 
     transforms = True
+    strided = True
+    zero_wins = True
 
     def __init__(self, backend: str = "numpy") -> None:
         self.name = backend
@@ -66,6 +74,20 @@ class Minigrad:
         out, pull = transforms.vjp(f, *arrays)
         return out, pull
 
+    def vjp_keeping(
+        self, f: Callable[..., Any], arrays: Sequence[Any], change: Callable[[Any], Any]
+    ) -> tuple[Any, Pull]:
+        """As `vjp`, but every array that the tape keeps for backward is `change(array)`; the result is as it was."""
+
+        def changed(value: Any) -> Any:
+            return change(value) if self.is_array(value) and value.dtype.kind == "f" else value
+
+        def record(op: Any, values: Any, parents: Any, static: Any, out: Any, held: Any) -> Record:
+            return Record(op, tuple(map(changed, values)), parents, static, changed(out), held)
+
+        with scoped(recorder, record):
+            return self.vjp(f, arrays)
+
     def jvp(self, f: Callable[..., Any], arrays: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
         out, tangent = transforms.jvp(f, tuple(arrays), tuple(tangents))
         return out, tangent
@@ -79,6 +101,7 @@ class PlainRule:
     """One rule on NumPy arrays, `rule(g, out, *arrays)`; it has no transforms, so fewer properties apply."""
 
     transforms = False
+    strided = True
     name = "plain"
 
     def __init__(self, rule: Callable[..., Any]) -> None:
@@ -94,10 +117,17 @@ class PlainRule:
         return isinstance(x, np.ndarray)
 
     def vjp(self, f: Callable[..., Any], arrays: Sequence[Any]) -> tuple[Any, Pull]:
+        return self.vjp_keeping(f, arrays, lambda array: array)
+
+    def vjp_keeping(
+        self, f: Callable[..., Any], arrays: Sequence[Any], change: Callable[[Any], Any]
+    ) -> tuple[Any, Pull]:
+        """As `vjp`, but the rule is given `change(array)` for the result and for each argument."""
         out = f(*arrays)
+        kept, given = map_result(change, out), [change(a) for a in arrays]
 
         def pull(g: Any) -> Sequence[Any]:
-            grads = self.rule(g, out, *arrays)
+            grads = self.rule(g, kept, *given)
             return tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
 
         return out, pull

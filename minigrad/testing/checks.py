@@ -15,6 +15,15 @@ from minigrad import tree
 from minigrad.backend import BACKEND_OF_TYPE
 from minigrad.tape import constant
 from minigrad.testing.adapters import Minigrad
+from minigrad.testing.calls import (
+    call_rule,
+    chosen_arguments,
+    describe,
+    forward,
+    is_float_array,
+    name_of,
+    reproduce,
+)
 from minigrad.testing.compare import (
     FLOOR,
     METHOD,
@@ -29,15 +38,11 @@ from minigrad.testing.compare import (
     same_bits,
     same_kind,
 )
-from minigrad.testing.numeric import Floats, derivative_along, flatten, is_float, leaves, numerical_vjp
-from minigrad.testing.report import (
-    Context,
-    Deviation,
-    GradReport,
-    NondeterministicError,
-    deviations,
-    literal,
-)
+from minigrad.testing.forward_mode import check_adjoint, transposed
+from minigrad.testing.numeric import derivative_along, flatten, is_float, numerical_vjp
+from minigrad.testing.probes import costly_hints
+from minigrad.testing.report import Context, Deviation, GradientError, GradReport, NondeterministicError, literal
+from minigrad.testing.teach import taught
 
 FULL = 256  # up to so many elements each one is perturbed; beyond, a few random directions are
 FULL_GRADS = 64  # the same for `check_grads`, whose functions cost more
@@ -48,6 +53,7 @@ def check_vjp(
     f: Callable[..., Any],
     *arrays: Any,
     vjp: Callable[..., Any],
+    jvp: Callable[..., Any] | None = None,
     argnums: Sequence[int] | None = None,
     cotangent: Any = None,
     seed: int = 0,
@@ -63,7 +69,10 @@ def check_vjp(
     among them. The cotangent is drawn from `seed`, with mixed signs, unless one is given. Besides the values, to a
     relative `tol`, the check demands that the gradients have the shape and dtype of their arguments (in every one of
     `dtypes`), that the rule is linear in `g` (zero, doubled, negated), that it gives the same answer twice, and that
-    nobody writes into anybody's array.
+    nobody writes into anybody's array. With `jvp` (see `check_jvp`), both rules must be each other's transpose.
+
+    A function that gives two answers to one question is reported before anything is compared. Otherwise a failure is
+    shown with the simplest numbers that fail in the same way, and says whether it depends on the values.
 
     Returns a `GradReport`. Raises `GradientError` (an `AssertionError`) where the rule is wrong,
     `NondifferentiableError` where `f` has no derivative to compare with, and `NondeterministicError`.
@@ -79,16 +88,41 @@ def check_vjp(
     ...     print(error.report.problem)
     the gradient with respect to argument 0 is wrong
     """
-    args = [np.array(a, np.float64) if _is_float_array(a) else a for a in arrays]
-    chosen = _chosen(args, argnums)
-    context = Context(name or _name(f))
-    out = _forward(context, f, args)
+    args = [np.array(a, np.float64) if is_float_array(a) else a for a in arrays]
+    chosen = chosen_arguments(args, argnums)
+    context = Context(name or name_of(f))
+    out = forward(context, f, args)
     g = random_cotangent(out, np.random.default_rng(seed)) if cotangent is None else like_result(cotangent, out)
-    context.case = _describe(args, g)
-    context.reproduce = _reproduce("check_vjp", f, args, f"vjp=rule, cotangent={literal(g)}", argnums)
+
+    def attempt(args: Sequence[Any], g: Any) -> list[Deviation]:
+        context = Context(name or name_of(f), describe(args, g))
+        context.reproduce = reproduce("check_vjp", f, args, f"vjp=rule, cotangent={literal(g)}", argnums)
+        return _compare_rule(context, f, vjp, args, g, chosen, tol, dtypes)
+
+    try:
+        worst = attempt(args, g)
+    except GradientError as error:
+        raise taught(error, attempt, args, g) from None
+    if jvp is not None:
+        check_adjoint(f, *arrays, vjp=vjp, jvp=jvp, argnums=argnums, seed=seed, name=name)
+    return GradReport(context.name, "vjp", worst=tuple(worst), method=METHOD)
+
+
+def _compare_rule(
+    context: Context,
+    f: Callable[..., Any],
+    vjp: Callable[..., Any],
+    args: Sequence[Any],
+    g: Any,
+    chosen: Sequence[int],
+    tol: float,
+    dtypes: Sequence[str],
+) -> list[Deviation]:
+    """All that `check_vjp` demands of a rule, at one point and for one cotangent."""
+    out = forward(context, f, args)
 
     def pull(g: Any) -> list[Any]:
-        return _call_rule(context, vjp, g, out, args, chosen)
+        return call_rule(context, vjp, g, out, args, chosen)
 
     grads = pull(g)
     for k, grad in zip(chosen, grads, strict=True):
@@ -101,7 +135,7 @@ def check_vjp(
         worst += _compare_with_differences(context, f, args, g, grad, k, tol)
     for dtype in dtypes:
         _check_dtype(context, f, vjp, g, args, chosen, np.dtype(dtype))
-    return GradReport(context.name, "vjp", worst=tuple(worst), method=METHOD)
+    return worst
 
 
 def check_linear(
@@ -128,14 +162,14 @@ def check_linear(
     True
     """
     rng = np.random.default_rng(seed)
-    args = [integers(rng, np.shape(a)) if _is_float_array(a) else a for a in arrays]
-    chosen = _chosen(args, argnums)
-    context = Context(name or _name(f))
-    out = _forward(context, f, args)
+    args = [integers(rng, np.shape(a)) if is_float_array(a) else a for a in arrays]
+    chosen = chosen_arguments(args, argnums)
+    context = Context(name or name_of(f))
+    out = forward(context, f, args)
     g = map_result(lambda leaf: integers(rng, np.shape(leaf)), out)
-    context.case = _describe(args, g)
-    context.reproduce = _reproduce("check_linear", f, args, f"vjp=rule, seed={seed}", argnums)
-    grads = _call_rule(context, vjp, g, out, args, chosen)
+    context.case = describe(args, g)
+    context.reproduce = reproduce("check_linear", f, args, f"vjp=rule, seed={seed}", argnums)
+    grads = call_rule(context, vjp, g, out, args, chosen)
     for k, grad in zip(chosen, grads, strict=True):
         same_kind(context, "exact", grad, args[k], k)
     worst = exact_adjoint(context, "exact", f, args, g, grads, chosen)
@@ -169,7 +203,7 @@ def check_grads(
     True
     """
     leaves_given, structure = tree.flatten(args)
-    floating = [k for k, leaf in enumerate(leaves_given) if isinstance(leaf, float) or _is_float_array(leaf)]
+    floating = [k for k, leaf in enumerate(leaves_given) if isinstance(leaf, float) or is_float_array(leaf)]
     if not floating:
         raise TypeError("there is nothing to check: no leaf of the arguments is floating-point")
     arrays = [constant(leaves_given[k]) for k in floating]
@@ -178,16 +212,35 @@ def check_grads(
     paths = [f"args{path}" for k, path in enumerate(structure.paths()) if k in floating]
     point = [np.array(a if isinstance(a, (float, np.generic)) else adapter.to_host(a), np.float64) for a in arrays]
 
-    def flat(*values: Any) -> tuple[Any, ...]:
+    def with_leaves(values: Sequence[Any]) -> Any:
         all_leaves = list(leaves_given)
         for k, value in zip(floating, values, strict=True):
             all_leaves[k] = value
-        return tuple(out for out in tree.flatten(f(*structure.build(all_leaves)))[0] if is_float(out))
+        return structure.build(all_leaves)
 
-    context = Context(name or _name(f))
-    context.case = ", ".join(f"{path}: {list(x.shape)}" for path, x in zip(paths, point, strict=True))
-    context.reproduce = f"check_grads({', '.join([_name(f), *_literals(args, adapter)])}, order={order}, seed={seed})"
-    first, second = (adapter.to_host(flat(*map(adapter.asarray, point))) for _ in range(2))
+    def flat(*values: Any) -> tuple[Any, ...]:
+        return tuple(out for out in tree.flatten(f(*with_leaves(values)))[0] if is_float(out))
+
+    def attempt(values: Sequence[Any], g: Any = None, args: Any = None) -> list[Deviation]:
+        context = Context(name or name_of(f))
+        context.case = ", ".join(f"{path}: {list(x.shape)}" for path, x in zip(paths, values, strict=True))
+        given = _literals(with_leaves(values) if args is None else args, adapter)
+        context.reproduce = f"check_grads({', '.join([name_of(f), *given])}, order={order}, seed={seed})"
+        _demand_one_answer(context, adapter, flat, values)
+        return _check_order(context, adapter, flat, values, paths, np.random.default_rng(seed), tol, 1, order, "f")
+
+    try:
+        worst = attempt(point, args=args)
+    except GradientError as error:
+        raise taught(error, attempt, point, None) from None
+    return GradReport(name or name_of(f), f"order 1 to {order}", worst=tuple(worst), method=METHOD)
+
+
+def _demand_one_answer(
+    context: Context, adapter: Minigrad, f: Callable[..., tuple[Any, ...]], point: Sequence[Any]
+) -> None:
+    """Demand that a function returns something to differentiate, and the same when it is asked again."""
+    first, second = (adapter.to_host(f(*map(adapter.asarray, point))) for _ in range(2))
     if not first:
         context.fail("order 1", "the function returned no floating-point array")
     if not same_bits(flatten(first), flatten(second)):
@@ -197,9 +250,6 @@ def check_grads(
             error=NondeterministicError,
             hints=["give what is random inside a seed"],
         )
-    rng = np.random.default_rng(seed)
-    worst = _check_order(context, adapter, flat, point, paths, rng, tol, 1, order, "f")
-    return GradReport(context.name, f"order 1 to {order}", worst=tuple(worst), method=METHOD)
 
 
 def _check_order(
@@ -246,7 +296,7 @@ def _check_order(
         problem=f"forward mode: the derivative of {what} along a direction is wrong",
         tol=tol,
     )
-    _check_adjoint(context, check, what, flatten(g), flatten(adapter.to_host(moved)), flatten(grads), flatten(tangents))
+    transposed(context, check, what, flatten(g), flatten(adapter.to_host(moved)), flatten(grads), flatten(tangents))
     if order < last:
         n = len(point)
 
@@ -263,17 +313,6 @@ def _check_order(
                 context, adapter, derivative, [*point, *applied], names, rng, tol, order + 1, last, above
             )
     return worst
-
-
-def _check_adjoint(
-    context: Context, check: str, what: str, g: Floats, moved: Floats, grads: Floats, tangents: Floats
-) -> None:
-    """Reverse and forward mode are each other's transpose: <g, J t> = <J^T g, t>, up to rounding."""
-    forward, reverse = float(g @ moved), float(grads @ tangents)
-    size = float(np.abs(g) @ np.abs(moved) + np.abs(grads) @ np.abs(tangents))
-    found = deviations(np.asarray(forward), np.asarray(reverse), 1e-10 * max(size, 1.0), "<g, J t>")
-    if any(d.excess > 1 for d in found):
-        context.fail(check, f"forward and reverse mode of {what} disagree", worst=found, method="<g, J t> = <J^T g, t>")
 
 
 def _on_host(adapter: Minigrad, f: Callable[..., Any]) -> Callable[..., Any]:
@@ -293,7 +332,7 @@ def _compare_with_differences(
         estimate = numerical_vjp(f, args, g, argnum=k)
 
         def hints() -> list[str]:
-            return _costly_hints(f, args, g, grad, k)
+            return costly_hints(f, args, g, grad, k)
 
         return judge(context, "vjp", grad, estimate, label=f"arg {k}", problem=problem, tol=tol, hints=hints)
     rng = np.random.default_rng(k)
@@ -306,19 +345,6 @@ def _compare_with_differences(
     return found
 
 
-def _costly_hints(f: Callable[..., Any], args: Sequence[Any], g: Any, grad: Any, k: int) -> list[str]:
-    """Try explanations that need another numerical gradient; called only after a failure."""
-    hints = []
-    ones = numerical_vjp(f, args, map_result(lambda leaf: np.ones(np.shape(leaf)), g), argnum=k).value
-    if np.allclose(grad, ones, rtol=1e-7, atol=1e-9):
-        hints.append("this is the gradient for a cotangent of ones: the rule ignores g")
-    for j, other in enumerate(args):
-        comparable = j != k and _is_float_array(other) and other.shape == grad.shape
-        if comparable and np.allclose(grad, numerical_vjp(f, args, g, argnum=j).value, rtol=1e-7, atol=1e-9):
-            hints.append(f"this is the gradient with respect to argument {j}: swapped?")
-    return hints
-
-
 def _check_dtype(
     context: Context,
     f: Callable[..., Any],
@@ -329,83 +355,7 @@ def _check_dtype(
     dtype: np.dtype[Any],
 ) -> None:
     """Demand that gradients follow the dtype of their arguments."""
-    cast = [a.astype(dtype) if _is_float_array(a) else a for a in args]
+    cast = [a.astype(dtype) if is_float_array(a) else a for a in args]
     out = f(*copies(cast))
-    for k, grad in zip(chosen, _call_rule(context, vjp, like_result(g, out), out, cast, chosen), strict=True):
+    for k, grad in zip(chosen, call_rule(context, vjp, like_result(g, out), out, cast, chosen), strict=True):
         same_kind(context, "vjp", grad, cast[k], k)
-
-
-def _forward(context: Context, f: Callable[..., Any], args: Sequence[Any]) -> Any:
-    """Run `f` twice on copies: it must leave its arguments alone and answer the same both times."""
-    given = copies(args)
-    out, again = f(*given), f(*copies(args))
-    if not leaves(out):
-        context.fail("forward", f"the function returned no floating-point array, but {type(out).__name__}")
-    for k, (before, after) in enumerate(zip(args, given, strict=True)):
-        if isinstance(before, np.ndarray) and not same_bits(before, after):
-            context.fail("forward", f"the function wrote into its argument {k}")
-    if not same_bits(flatten(out), flatten(again)):
-        context.fail(
-            "forward",
-            "the function gives two different results for the same arguments",
-            error=NondeterministicError,
-            hints=["fix the seed of what is random inside, or draw it outside and pass it in"],
-        )
-    return out
-
-
-def _call_rule(
-    context: Context, vjp: Callable[..., Any], g: Any, out: Any, args: Sequence[Any], argnums: Sequence[int]
-) -> list[Any]:
-    """Call the rule on copies, demand one gradient an argument, and that the copies are as they were."""
-    given, g_given, out_given = copies(args), map_result(np.array, g), _copy_result(out)
-    grads = vjp(g_given, out_given, *given)
-    grads = tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
-    if len(grads) != len(args):
-        context.fail("vjp", f"the rule returned {len(grads)} gradients for {len(args)} arguments; it needs one each")
-    for what, before, after in (
-        ("its cotangent", flatten(g), flatten(g_given)),
-        ("the function's result", flatten(out), flatten(out_given)),
-        *((f"argument {k}", a, b) for k, (a, b) in enumerate(zip(args, given, strict=True)) if _is_float_array(a)),
-    ):
-        if not same_bits(before, after):
-            context.fail("vjp", f"the rule wrote into {what}")
-    for k in argnums:
-        if grads[k] is None:
-            context.fail("vjp", f"the rule returned None for argument {k}; a gradient of zero is an array of zeros")
-    return [np.asarray(grads[k]) for k in argnums]
-
-
-def _copy_result(out: Any) -> Any:
-    return type(out)(map(_copy_result, out)) if isinstance(out, (tuple, list)) else np.array(out)
-
-
-def _chosen(args: Sequence[Any], argnums: Sequence[int] | None) -> list[int]:
-    floating = [k for k, a in enumerate(args) if _is_float_array(a)]
-    if not floating:
-        raise TypeError("there is nothing to check: no argument is a floating-point array")
-    for k in argnums or ():
-        if k not in floating:
-            raise TypeError(f"argument {k} cannot be checked: the floating-point arrays are arguments {floating}")
-    return floating if argnums is None else list(argnums)
-
-
-def _is_float_array(x: Any) -> bool:
-    return hasattr(x, "dtype") and is_float(x)
-
-
-def _name(f: Callable[..., Any]) -> str:
-    name = getattr(f, "__name__", type(f).__name__)
-    return "f" if name == "<lambda>" else name
-
-
-def _describe(args: Sequence[Any], g: Any) -> str:
-    shapes = [f"{a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else literal(a) for a in args]
-    cotangents = [str(list(np.shape(leaf))) for leaf in leaves(g)]
-    return f"arguments {', '.join(shapes)}; cotangent {', '.join(cotangents)}"
-
-
-def _reproduce(check: str, f: Any, args: Sequence[Any], rest: str, argnums: Sequence[int] | None) -> str:
-    name = f"np.{f.__name__}" if isinstance(f, np.ufunc) else _name(f)
-    chosen = "" if argnums is None else f", argnums={tuple(argnums)}"
-    return f"{check}({', '.join([name, *map(literal, args)])}, {rest}{chosen})"

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.testing.hints import simple_hints, unreduced_hints
 from minigrad.testing.numeric import Estimate, Floats, flatten, is_float, leaves
-from minigrad.testing.report import Context, Deviation, NondifferentiableError, deviations, simple_hints
+from minigrad.testing.report import Context, Deviation, NondifferentiableError, deviations
 
 FLOOR = 1e-8  # the tolerance, relative to the largest element of the derivative, when nothing speaks for a wider one
 CAP = 1e-5  # where finite differences cannot promise this much, the point is refused instead of waved through
@@ -155,11 +156,10 @@ def same_kind(context: Context, check: str, grad: Any, arg: Any, k: int) -> None
     """Demand that a gradient has the shape and the dtype of its argument."""
     shape, wanted = tuple(grad.shape), tuple(arg.shape)
     if shape != wanted:
-        broadcast = len(shape) >= len(wanted) and int(np.prod(shape)) > int(np.prod(wanted))
         context.fail(
             check,
             f"the gradient with respect to argument {k} has shape {shape}, the argument has {wanted}",
-            hints=["broadcasting is not undone: sum over the axes along which the argument was repeated"] * broadcast,
+            hints=unreduced_hints(shape, wanted),
         )
     if grad.dtype != arg.dtype:
         context.fail(
@@ -178,10 +178,16 @@ def random_cotangent(out: Any, rng: np.random.Generator) -> Any:
 
     def draw(leaf: Any) -> Any:
         shape = np.shape(leaf)
-        size = (512 + rng.integers(0, 1025, shape)) / 1024
+        size = (2**29 + rng.integers(0, 2**30 + 1, shape)) / 2**30  # more digits than float32 holds
         return np.asarray(size * (2 * rng.integers(0, 2, shape) - 1))
 
     return map_result(draw, out)
+
+
+def only(chosen: Any, g: Any) -> Any:
+    """A cotangent, and 0 where an output is not chosen."""
+    left = iter(np.where(chosen, flatten(g), 0.0))
+    return map_result(lambda leaf: np.array([next(left) for _ in range(leaf.size)]).reshape(leaf.shape), g)
 
 
 def integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:

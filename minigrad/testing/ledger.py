@@ -109,12 +109,13 @@ class Ledger:
 
 def expected_cells(specs: Iterable[OpSpec], backends: Iterable[str]) -> set[Cell]:
     """Every cell that a full run must fill: each applicable property that the op is not exempted from."""
+    chosen = tuple(backends)
     return {
         Cell(spec.name, prop.id, backend)
         for spec in specs
         for prop in PROPERTIES.values()
         if prop.applies(spec) and prop.id not in spec.exempt
-        for backend in backends
+        for backend in ((prop.backend,) if prop.backend else chosen)
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.backend import xp_of
 from minigrad.testing.adapters import Adapter, Minigrad
 from minigrad.testing.compare import (
     closely,
@@ -28,10 +29,15 @@ from minigrad.testing.compare import (
     same_bits,
     same_kind,
 )
+from minigrad.testing.execution import STRICT, p14_device, p15_determinism
+from minigrad.testing.float32 import p10_float32
+from minigrad.testing.kinks import p9_kink, p9_kinks
 from minigrad.testing.numeric import EPS, derivative_along, flatten, leaves, numerical_jvp, numerical_vjp
-from minigrad.testing.report import Context, NondifferentiableError, literal
-from minigrad.testing.specs import Case, Kink, OpSpec, spec_for
-from minigrad.testing.trial import Rejected, Trial
+from minigrad.testing.probes import costly_hints
+from minigrad.testing.report import Context, NondifferentiableError
+from minigrad.testing.specials import p11_specials
+from minigrad.testing.specs import Case, OpSpec, spec_for
+from minigrad.testing.trial import Rejected, Trial, parts, rebuilt
 
 Property = Callable[["Trial"], Sequence[int]]
 
@@ -47,7 +53,7 @@ def p0_reference(trial: Trial) -> Sequence[int]:
         host = [a.astype(dtype) for a in trial.host]
         arrays = trial.to_device(host)
         out, expected = trial.fn(*arrays), trial.ref(*host)
-        for part, wanted in zip(_parts(out), _parts(expected), strict=True):
+        for part, wanted in zip(parts(out), parts(expected), strict=True):
             if not trial.adapter.is_array(part):
                 context.fail("P0", f"arrays go in, and a {type(part).__qualname__} comes out")
             got, want = trial.adapter.to_host(part), np.asarray(wanted)
@@ -83,6 +89,7 @@ def p1_derivative(trial: Trial) -> Sequence[int]:
                 numerical_vjp(trial.ref, trial.host, trial.g_host, argnum=k),
                 label=f"arg {k}",
                 problem=f"the gradient with respect to argument {k} is wrong",
+                hints=partial(costly_hints, trial.ref, trial.host, trial.g_host, trial.grads[k], k),
             )
         if trial.adapter.transforms:
             tangents = [random_cotangent(a, trial.rng) for a in trial.host]
@@ -97,7 +104,7 @@ def p1_derivative(trial: Trial) -> Sequence[int]:
             )
     except NondifferentiableError as error:
         raise Rejected from error
-    return _if_output(trial)
+    return trial.judged()
 
 
 def p2_exact(trial: Trial) -> Sequence[int]:
@@ -127,13 +134,13 @@ def p2_exact(trial: Trial) -> Sequence[int]:
                 label="tangent",
                 problem=f"the op is linear in its arguments {group}, but its tangent is not its value at the tangents",
             )
-    return [k for k in _if_output(trial) if k in covered]
+    return [k for k in trial.judged() if k in covered]
 
 
 def p3_homogeneity(trial: Trial) -> Sequence[int]:
     """Pulling back 0, 2g and -g gives 0, and exactly 2 and -1 times the gradient."""
     homogeneous(trial.context("P3"), "P3", trial.pull, trial.g_host, trial.grads, trial.argnums)
-    return _if_output(trial)
+    return trial.judged()
 
 
 def p4_kind(trial: Trial) -> Sequence[int]:
@@ -146,15 +153,13 @@ def p4_kind(trial: Trial) -> Sequence[int]:
         for k, grad in enumerate(pull(trial.cotangent_to_device(trial.g_host, out))):
             if not trial.adapter.is_array(grad):
                 context.fail("P4", f"the gradient with respect to argument {k} is {type(grad).__name__}, not an array")
-            same_kind(context, "P4", grad, host[k], k)
+            same_kind(context, "P4", trial.adapter.to_host(grad), host[k], k)
         if trial.adapter.transforms:
             out, tangent = trial.adapter.jvp(trial.fn, arrays, arrays)
-            for y, t in zip(_parts(out), _parts(tangent), strict=True):
+            for y, t in zip(parts(out), parts(tangent), strict=True):
                 if not trial.adapter.is_array(t) or (t.shape, t.dtype) != (y.shape, y.dtype):
-                    context.fail(
-                        "P4",
-                        f"the tangent is {type(t).__name__} {_kind_of(t)}, the result {type(y).__name__} {_kind_of(y)}",
-                    )
+                    kinds = [f"{type(x).__name__} {x.dtype}{list(x.shape)}" for x in (t, y)]
+                    context.fail("P4", f"the tangent is {kinds[0]}, the result {kinds[1]}")
     return list(trial.argnums)
 
 
@@ -165,8 +170,8 @@ def p5_purity(trial: Trial) -> Sequence[int]:
     """Backward works on read-only arrays, changes none, answers twice alike, and what it stores is nobody else's."""
     context = trial.context("P5")
     g = trial.cotangent_to_device(trial.g_host, trial.out)
-    lent = [("argument", a) for a in trial.arrays] + [("result", y) for y in _parts(trial.out)]
-    lent += [("cotangent", part) for part in leaves(g)]
+    lent = [("argument", a) for a in trial.arrays] + [("result", y) for y in parts(trial.out)]
+    lent += [("cotangent", part) for part in parts(g) if part is not None]
     before = [(what, a, trial.adapter.to_host(a)) for what, a in lent]
     for _, a in lent:
         if isinstance(a, np.ndarray):
@@ -182,7 +187,7 @@ def p5_purity(trial: Trial) -> Sequence[int]:
             context.fail("P5", f"pulling one cotangent back twice gives two gradients with respect to argument {k}")
     if isinstance(trial.adapter, Minigrad):
         _stored_gradients_are_private(trial, context, trial.adapter)
-    return _if_output(trial)
+    return trial.judged()
 
 
 def _stored_gradients_are_private(trial: Trial, context: Context, adapter: Minigrad) -> None:
@@ -190,10 +195,10 @@ def _stored_gradients_are_private(trial: Trial, context: Context, adapter: Minig
     tensors = [adapter.tensor(a, requires_grad=True) for a in trial.to_device(trial.host)]
     out = trial.fn(*tensors)
     gs = leaves(trial.cotangent_to_device(trial.g_host, out))
-    for y, g in zip(_parts(out), gs, strict=True):
+    for y, g in zip(parts(out), gs, strict=True):
         y.backward(g, retain=True)
     arrays = {f"the data of argument {k}": t.data for k, t in enumerate(tensors)}
-    arrays |= {f"result {k}": y.data for k, y in enumerate(_parts(out))}
+    arrays |= {f"result {k}": y.data for k, y in enumerate(parts(out))}
     arrays |= {f"cotangent {k}": g for k, g in enumerate(gs)}
     grads = {f"the gradient of argument {k}": t.grad for k, t in enumerate(tensors) if t.grad is not None}
     for name, grad in grads.items():
@@ -223,7 +228,7 @@ def p6_layout(trial: Trial) -> Sequence[int]:
                 problem=f"{what} depends on the layout of the arrays ({layout.__name__.strip('_')})",
                 rtol=ROUNDING,
             )
-    return _if_output(trial)
+    return trial.judged()
 
 
 def _result_and_gradients(trial: Trial, host: Sequence[Any], g: Any, place: Callable[..., Any]) -> list[Any]:
@@ -255,11 +260,6 @@ def _repeated(x: np.ndarray[Any, Any], move: Callable[[Any], Any]) -> Any:
     if not x.ndim or x.shape[0] < 2:
         return move(x)
     first = move(np.array(x[0]))
-    moved = type(first)
-    if moved is np.ndarray:
-        return np.broadcast_to(first, x.shape)
-    from minigrad.backend import xp_of  # noqa: PLC0415
-
     return xp_of(first).broadcast_to(first, x.shape)
 
 
@@ -283,7 +283,7 @@ def p8_fan_out(trial: Trial) -> Sequence[int]:
     if len(shared) > 1:
         _same_tensor_twice(trial, context, shared)
     g = trial.cotangent_to_device(trial.g_host, trial.out)
-    twice = map_result(lambda leaf: leaf * 2, g)
+    twice = trial.cotangent_to_device(map_result(lambda leaf: leaf * 2, trial.g_host), trial.out)
     _, pull = adapter.vjp(lambda *xs: (trial.fn(*xs), trial.fn(*xs)), trial.arrays)
     for k, grad in enumerate(trial.to_host(pull((g, twice)))):
         closely(
@@ -299,7 +299,7 @@ def p8_fan_out(trial: Trial) -> Sequence[int]:
         tensors = [adapter.tensor(a, requires_grad=True) for a in trial.arrays]
         out = trial.fn(*tensors)
         for repeat in (1, 2):
-            for y, part in zip(_parts(out), leaves(g), strict=True):
+            for y, part in zip(parts(out), leaves(g), strict=True):
                 y.backward(part, retain=True)
             for k, t in enumerate(tensors):
                 closely(
@@ -311,7 +311,7 @@ def p8_fan_out(trial: Trial) -> Sequence[int]:
                     problem=f"argument {k}: `.grad` after {repeat} backward calls is not {repeat} times the gradient",
                     rtol=ROUNDING,
                 )
-    return _if_output(trial)
+    return trial.judged()
 
 
 def _same_tensor_twice(trial: Trial, context: Context, shared: Sequence[int]) -> None:
@@ -338,28 +338,6 @@ def _same_tensor_twice(trial: Trial, context: Context, shared: Sequence[int]) ->
         problem=f"one tensor as arguments {list(shared)}: its gradient is not the sum of the partial ones",
         rtol=ROUNDING,
     )
-
-
-# ---- P9: conventions -----------------------------------------------------------------------------------------------
-
-
-def p9_kink(spec: OpSpec, kink: Kink, adapter: Adapter) -> None:
-    """At a kink the gradient is what the documentation says."""
-    case = kink.case or Case(tuple(np.shape(x) for x in kink.inputs))
-    trial = Trial(spec, case, 0, adapter)
-    inputs = [np.asarray(x, np.float64) for x in kink.inputs]
-    context = Context(f"{spec.name} on {adapter.name}", f"inputs {literal(inputs)}, cotangent {kink.cotangent}")
-    out, pull = adapter.vjp(trial.fn, trial.to_device(inputs))
-    grads = trial.to_host(pull(trial.cotangent_to_device(np.asarray(kink.cotangent, np.float64), out)))
-    for k, (grad, expected) in enumerate(zip(grads, kink.expected, strict=True)):
-        exactly(
-            context,
-            "P9",
-            grad,
-            np.asarray(expected, np.float64),
-            label=f"arg {k}",
-            problem=f"at a kink the gradient with respect to argument {k} breaks the convention {kink.reason}".rstrip(),
-        )
 
 
 # ---- P12: which arguments are tracked ------------------------------------------------------------------------------
@@ -389,13 +367,13 @@ def p12_subsets(trial: Trial) -> Sequence[int]:
     if isinstance(adapter, Minigrad):
         for k in every:
             _only_one_gets_a_gradient(trial, context, adapter, k)
-    return _if_output(trial)
+    return trial.judged()
 
 
 def _only_one_gets_a_gradient(trial: Trial, context: Context, adapter: Minigrad, k: int) -> None:
     tensors = [adapter.tensor(a, requires_grad=j == k) for j, a in enumerate(trial.arrays)]
     out = trial.fn(*tensors)
-    for y, g in zip(_parts(out), leaves(trial.cotangent_to_device(trial.g_host, out)), strict=True):
+    for y, g in zip(parts(out), leaves(trial.cotangent_to_device(trial.g_host, out)), strict=True):
         y.backward(g, retain=True)
     for j, t in enumerate(tensors):
         if (t.grad is None) != (j != k):
@@ -410,18 +388,20 @@ def p13_second_order(trial: Trial) -> Sequence[int]:
     """The derivatives of the gradient and of the tangent agree with finite differences, in all four mixed modes.
 
     One random direction is taken through everything, so that an example costs a dozen evaluations. The differences are
-    taken of the first-order rules on NumPy, which P1 has checked.
+    taken of the first-order rules, which P1 has checked.
     """
     context = trial.context("P13")
     count = len(trial.host)
     g_host = [np.asarray(leaf) for leaf in leaves(trial.g_host)]
     tangents = [random_cotangent(a, trial.rng) for a in trial.host]
-    numpy_trial = Trial(trial.spec, trial.case, trial.seed, Minigrad("numpy"))
+    judge_of = trial
+    if isinstance(trial.adapter, Minigrad):  # whose rules run on NumPy faster than anywhere else
+        judge_of = Trial(trial.spec, trial.case, trial.seed, Minigrad("numpy"))
 
     def gradient(which: Trial) -> Callable[..., Any]:
         def f(*values: Any) -> Any:
             out, pull = which.adapter.vjp(which.fn, values[:count])
-            return tuple(pull(_rebuild(out, values[count:])))
+            return tuple(pull(rebuilt(out, values[count:])))
 
         return f
 
@@ -431,11 +411,15 @@ def p13_second_order(trial: Trial) -> Sequence[int]:
 
         return f
 
+    def on_host(f: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *values: judge_of.adapter.to_host(f(*judge_of.to_device(values)))
+
     try:
         for name, make, at in (("gradient", gradient, g_host), ("tangent", tangent, tangents)):
             point = [*trial.host, *at]
             direction = [random_cotangent(a, trial.rng) for a in point]
-            estimate = derivative_along(make(numpy_trial), point, direction)
+            first_order = on_host(make(judge_of))
+            estimate = derivative_along(first_order, point, direction)
             arrays = trial.to_device(point)
             _, moved = trial.adapter.jvp(make(trial), arrays, trial.to_device(direction))
             judge(
@@ -455,13 +439,13 @@ def p13_second_order(trial: Trial) -> Sequence[int]:
                 context,
                 "P13",
                 flatten(pulled) @ flatten(direction),
-                derivative_along(make(numpy_trial), point, direction, weights),
+                derivative_along(first_order, point, direction, weights),
                 label=f"reverse over {'reverse' if name == 'gradient' else 'forward'}",
                 problem=f"the gradient of the {name} is wrong",
             )
     except NondifferentiableError as error:
         raise Rejected from error
-    return _if_output(trial)
+    return trial.judged()
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -474,8 +458,10 @@ class Entry:
     id: str
     check: Property
     share: float
-    transforms: bool = False
-    """Whether it needs a framework whose functions compose, and not one rule alone."""
+    needs: str = ""
+    """The ability of an adapter without which the property makes no sense."""
+    backend: str = ""
+    """The backend that it is about, whatever others are chosen."""
 
     def applies(self, spec: OpSpec) -> bool:
         """Say whether an op of this spec must have the property; an exemption is another matter."""
@@ -483,7 +469,15 @@ class Entry:
             return self.id == "P0"
         if self.id == "P2":
             return bool(spec.linear)
+        if self.id == "P9":
+            return bool(spec.kinks or spec.laws)
         return self.id != "P7" or bool(spec.tags)
+
+    def possible(self, adapter: Adapter) -> bool:
+        """Say whether a framework has what the property needs: see `Adapter`."""
+        if self.needs == "minigrad":
+            return isinstance(adapter, Minigrad)
+        return not self.needs or bool(getattr(adapter, self.needs, False))
 
     def __repr__(self) -> str:
         return self.id
@@ -498,13 +492,27 @@ PROPERTIES: dict[str, Entry] = {
         Entry("P3", p3_homogeneity, 0.5),
         Entry("P4", p4_kind, 0.5),
         Entry("P5", p5_purity, 0.5),
-        Entry("P6", p6_layout, 0.5),
+        Entry("P6", p6_layout, 0.5, needs="strided"),
         Entry("P7", p7_degenerate, 0.5),
-        Entry("P8", p8_fan_out, 0.5, transforms=True),
-        Entry("P12", p12_subsets, 0.5, transforms=True),
-        Entry("P13", p13_second_order, 0.375, transforms=True),
+        Entry("P8", p8_fan_out, 0.5, needs="transforms"),
+        Entry("P9", p9_kinks, 0.375),
+        Entry("P10", p10_float32, 0.3, needs="vjp_keeping"),
+        Entry("P11", p11_specials, 0.375),
+        Entry("P12", p12_subsets, 0.5, needs="transforms"),
+        Entry("P13", p13_second_order, 0.375, needs="transforms"),
+        Entry("P14", p14_device, 0.3, needs="minigrad", backend=STRICT),
+        Entry("P15", p15_determinism, 0.25),
     )
 }
+
+
+def check_conventions(spec: OpSpec, adapter: Adapter) -> None:
+    """Check the documented conventions of an op: what its gradients are at kinks.
+
+    Raises `GradientError` where one is broken.
+    """
+    for kink in spec.kinks:
+        p9_kink(spec, kink, adapter)
 
 
 def check(spec: OpSpec, prop: str, case: Case, seed: int, adapter: Adapter) -> Sequence[int]:
@@ -515,30 +523,26 @@ def check(spec: OpSpec, prop: str, case: Case, seed: int, adapter: Adapter) -> S
     return PROPERTIES[prop].check(Trial(spec, case, seed, adapter))
 
 
-def replay(name: str, prop: str, case: Case, seed: int = 0, backend: str = "numpy") -> Sequence[int]:
+def replay(
+    spec: str | OpSpec,
+    prop: str,
+    case: Case,
+    seed: int = 0,
+    backend: str | Adapter = "numpy",
+    arrays: Sequence[Any] | None = None,
+    cotangent: Any = None,
+) -> Sequence[int]:
     """Run one example again, as a failure message prints it.
+
+    `spec` is one, or the name of a registered one; `backend` is a backend of minigrad, or the adapter of another
+    framework; `arrays` and `cotangent` stand for those of the seed.
+
+    Returns the arguments on which something was compared. Raises what the property raises.
 
     >>> from minigrad.testing import Case, replay
     >>> replay("multiply", "P1", Case(shapes=((2, 3), (3,))), seed=7)
     [0, 1]
     """
-    return check(spec_for(name), prop, case, seed, Minigrad(backend))
-
-
-def _parts(out: Any) -> list[Any]:
-    """The arrays of a result, of any dtype."""
-    return [part for item in out for part in _parts(item)] if isinstance(out, (tuple, list)) else [out]
-
-
-def _rebuild(out: Any, values: Sequence[Any]) -> Any:
-    """Give a flat sequence of values the structure of `out`."""
-    return values[0] if not isinstance(out, (tuple, list)) else type(out)(values)
-
-
-def _if_output(trial: Trial) -> list[int]:
-    """The arguments with elements, if the result has any: then something was compared."""
-    return trial.filled() if flatten(trial.g_host).size else []
-
-
-def _kind_of(x: Any) -> str:
-    return f"{getattr(x, 'dtype', '')}{list(getattr(x, 'shape', ()))}"
+    spec = spec_for(spec) if isinstance(spec, str) else spec
+    adapter = Minigrad(backend) if isinstance(backend, str) else backend
+    return PROPERTIES[prop].check(Trial(spec, case, seed, adapter, arrays=arrays, cotangent=cotangent))

@@ -42,7 +42,9 @@ class Deviation:
 class GradReport:
     """The result of a check: what was checked, the worst elements found, and how to see it again.
 
-    `problem` is empty when the check passed; `str(report)` is then one line, otherwise the whole story.
+    `problem` is empty when the check passed; `str(report)` is then one line, otherwise the whole story: `diagnosis`
+    says whether the failure depends on the values or on the structure, `hints` name patterns in the numbers, and
+    `reproduce` is a line to paste.
     """
 
     name: str
@@ -53,6 +55,7 @@ class GradReport:
     hints: tuple[str, ...] = ()
     case: str = ""
     reproduce: str = ""
+    diagnosis: str = ""
 
     @property
     def ok(self) -> bool:
@@ -69,6 +72,8 @@ class GradReport:
             lines += _labelled("worst", [str(d) for d in self.worst])
         if self.method:
             lines += _labelled("method", [self.method])
+        if self.diagnosis:
+            lines += _labelled("diagnosis", [self.diagnosis])
         if self.hints:
             lines += _labelled("hint", self.hints)
         if self.reproduce:
@@ -113,7 +118,8 @@ class Context:
         hints: Iterable[str] = (),
         error: type[GradientError] = GradientError,
     ) -> NoReturn:
-        """Raise `error` with a report of what is wrong."""
+        """Raise `error` with a report of what is wrong; of `worst` only what is out of tolerance is shown."""
+        worst = [deviation for deviation in worst if deviation.excess > 1]
         report = GradReport(self.name, check, problem, tuple(worst), method, tuple(hints), self.case, self.reproduce)
         raise error(report)
 
@@ -130,31 +136,6 @@ def deviations(analytic: Any, numeric: Floats, tol: Any, label: str = "") -> lis
         Deviation(label + _subscript(i), float(analytic[i]), float(numeric[i]), float(error[i]), float(tol[i]))
         for i in _worst_indices(error, tol)
     ]
-
-
-def simple_hints(analytic: Floats, numeric: Floats, tol: float) -> list[str]:
-    """Name the simple patterns that connect a wrong gradient with the right one."""
-    if analytic.shape != numeric.shape or not analytic.size:
-        return []
-    hints = []
-    large = np.abs(numeric) > max(1e-3 * float(np.max(np.abs(numeric))), tol)
-    if not np.all(np.isfinite(analytic)):
-        hints.append(f"{int(np.sum(~np.isfinite(analytic)))} of {analytic.size} elements are not finite")
-    elif np.all(analytic == 0):
-        hints.append("the analytic gradient is 0 everywhere")
-    elif large.sum() > 1 and np.all(np.abs(analytic[~large]) <= np.abs(numeric[~large]) * 2 + tol):
-        ratio = analytic[large] / numeric[large]
-        if np.ptp(ratio) <= 1e-6 * np.abs(ratio).max():
-            hints.append(f"analytic = {float(np.mean(ratio)):.7g} * expected, everywhere")
-    if analytic.ndim >= 1 and analytic.size > 1:
-        same = np.abs(analytic - numeric) <= tol
-        if 0 < same.sum() < same.size:
-            hints.append(f"{int(same.sum())} of {same.size} elements are right")
-        if np.allclose(analytic, numeric[tuple([slice(None, None, -1)] * numeric.ndim)], rtol=0, atol=tol):
-            hints.append("analytic = expected, reversed along every axis")
-        elif numeric.shape == numeric.T.shape and np.allclose(analytic, numeric.T, rtol=0, atol=tol):
-            hints.append("analytic = expected, transposed")
-    return hints
 
 
 def literal(x: Any) -> str:

@@ -88,7 +88,9 @@ class OpSpec:
     `fn` and `ref` are called as `fn(*arrays, *case.args, **case.kwargs)`: `fn` on tensors, `ref`, written
     independently, on NumPy arrays. `cases` draws the structure. `linear` says where the op is linear exactly:
     "each" argument by itself, "jointly" in all of them, or a tuple of groups such as `((0,),)`. `tags` are the kinds
-    of structure that must occur. `exempt` maps a property to the reason why this op does not have it.
+    of structure that must occur. `kinks` are documented conventions, `laws` (see `kinks.py`) relations between result
+    and gradients that hold at kinks too. `waits` is how often forward and backward may wait for a device, to
+    look at indices or lengths that lie there. `exempt` maps a property to the reason why this op does not have it.
     """
 
     name: str
@@ -100,7 +102,9 @@ class OpSpec:
     exact: bool = False
     differentiable: bool = True
     kinks: tuple[Kink, ...] = ()
+    laws: tuple[Callable[..., tuple[Any, Any]], ...] = ()
     tags: frozenset[str] = frozenset()
+    waits: tuple[int, int] = (0, 0)
     exempt: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -207,6 +211,11 @@ def register_spec(spec: OpSpec) -> OpSpec:
         raise ValueError(f"the op {spec.name!r} has a spec already; every op has exactly one")
     _registry[spec.name] = spec
     return spec
+
+
+def is_registered(spec: OpSpec) -> bool:
+    """Say whether this spec, and not another one of its name, is in the registry."""
+    return _registry.get(spec.name) is spec
 
 
 def all_specs() -> list[OpSpec]:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
@@ -168,3 +168,25 @@ def find_case(spec: OpSpec, tag: str) -> Case:
     except NoSuchExample:
         raise ValueError(f"{spec.name} must be tested on structure {tag!r}, but its cases never have it") from None
     return case
+
+
+@cache
+def some_cases(spec: OpSpec, count: int = 5) -> tuple[Case, ...]:
+    """Different structures of an op that have elements, always the same ones: what else may fail when one case does."""
+    found: dict[str, Case] = {}
+
+    @settings(
+        max_examples=8 * count,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=spec.cases)
+    def draw(case: Case) -> None:
+        if "empty" not in structure(case):
+            found.setdefault(repr(case), case)
+
+    draw()
+    return tuple(found.values())[:count]

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.testing.adapters import Adapter
+from minigrad.testing.adapters import Adapter, Minigrad
 from minigrad.testing.compare import like_result, map_result, random_cotangent
-from minigrad.testing.report import Context
-from minigrad.testing.specs import Case, OpSpec, realize
+from minigrad.testing.numeric import flatten
+from minigrad.testing.report import Context, literal
+from minigrad.testing.specs import Case, OpSpec, is_registered, realize
 
 
 class Rejected(Exception):  # noqa: N818  (nothing is in error)
@@ -19,14 +20,29 @@ class Rejected(Exception):  # noqa: N818  (nothing is in error)
 
 
 class Trial:
-    """One op at one point, with what the properties share: inputs, result, pull-back, gradients; all made on demand."""
+    """One op at one point, with what the properties share: inputs, result, pull-back, gradients; all made on demand.
 
-    def __init__(self, spec: OpSpec, case: Case, seed: int, adapter: Adapter, dtype: str = "float64") -> None:
+    The inputs and the cotangent are drawn from the seed, unless they are given: `arrays`, `cotangent`.
+    """
+
+    def __init__(
+        self,
+        spec: OpSpec,
+        case: Case,
+        seed: int,
+        adapter: Adapter,
+        dtype: str = "float64",
+        *,
+        arrays: Sequence[Any] | None = None,
+        cotangent: Any = None,
+    ) -> None:
         self.spec = spec
         self.case = case
         self.seed = seed
         self.adapter = adapter
-        self.host = realize(spec, case, seed, dtype)
+        self.given = arrays is not None
+        self.cotangent = cotangent
+        self.host = realize(spec, case, seed, dtype) if arrays is None else [np.array(a, dtype) for a in arrays]
         self.static = tuple(_to_device(adapter, value) for value in case.args)
         self.kwargs = {key: _to_device(adapter, value) for key, value in case.kwargs.items()}
 
@@ -59,7 +75,10 @@ class Trial:
     @cached_property
     def g_host(self) -> Any:
         """The cotangent on the host, float64."""
-        return random_cotangent(self.ref(*self.host), np.random.default_rng([self.seed, 2]))
+        out = self.ref(*self.host)
+        if self.cotangent is not None:
+            return like_result(self.cotangent, out)
+        return random_cotangent(out, np.random.default_rng([self.seed, 2]))
 
     @cached_property
     def arrays(self) -> list[Any]:
@@ -82,15 +101,34 @@ class Trial:
         return self.pull(self.g_host)
 
     def context(self, prop: str) -> Context:
+        """What a failure of a property says of this trial: the case, and the line that shows it again."""
+        chosen = f", arrays={literal(self.host)}" if self.given else ""
+        chosen += "" if self.cotangent is None else f", cotangent={literal(self.cotangent)}"
+        what = repr(self.spec.name) if is_registered(self.spec) else "spec"
+        where = repr(self.adapter.name) if isinstance(self.adapter, Minigrad) else "adapter"
         return Context(
             f"{self.spec.name} on {self.adapter.name}",
             f"{self.case}, seed={self.seed}",
-            f"replay({self.spec.name!r}, {prop!r}, {self.case}, seed={self.seed}, backend={self.adapter.name!r})",
+            f"replay({what}, {prop!r}, {self.case}, seed={self.seed}, backend={where}{chosen})",
         )
 
     def filled(self) -> list[int]:
         """The arguments that have elements: on the others there is nothing to compare but shapes."""
         return [k for k in self.argnums if self.host[k].size]
+
+    def judged(self) -> list[int]:
+        """The arguments with elements, if the result has any: then something was compared."""
+        return self.filled() if flatten(self.g_host).size else []
+
+
+def parts(out: Any) -> list[Any]:
+    """The arrays of a result, of any dtype."""
+    return [part for item in out for part in parts(item)] if isinstance(out, (tuple, list)) else [out]
+
+
+def rebuilt(out: Any, values: Sequence[Any]) -> Any:
+    """Give a flat sequence of values the structure of `out`."""
+    return values[0] if not isinstance(out, (tuple, list)) else type(out)(values)
 
 
 def _to_device(adapter: Adapter, value: Any) -> Any:

@@ -8,13 +8,16 @@ import numpy as np
 from hypothesis import strategies as st
 
 from minigrad import ops
+from minigrad.testing.kinks import scales, shifts
 from minigrad.testing.specs import Case, Domain, Kink, OpSpec, register_spec
 from minigrad.testing.strategies import DrawFn, bool_array, broadcastable, shapes
 
 anything = Domain()
 LIMITS = frozenset({"0d", "empty", "size1"})
 one = shapes().map(lambda shape: Case((shape,)))
-two = broadcastable(2).map(Case)
+alike = shapes(min_dims=2, max_dims=2, empty=False).map(lambda shape: (shape, shape))
+pairs = st.integers(0, 3).flatmap(lambda n: alike if n == 3 else broadcastable(2))
+two = pairs.map(Case)
 positive = Domain(0.25, 3.0)
 off_zero = Domain(avoid=(0.0,))
 
@@ -58,6 +61,7 @@ unary(
     off_zero,
     exact=True,
     kinks=(Kink(([-1.0, 0.0, 2.0],), [3.0, 5.0, 7.0], ([-3.0, 0.0, 7.0],), reason="abs'(0) = 0"),),
+    laws=(scales,),
 )
 unary(
     "sign",
@@ -72,6 +76,7 @@ unary(
     off_zero,
     exact=True,
     kinks=(Kink(([-1.0, 0.0, 2.0],), [3.0, 5.0, 7.0], ([0.0, 0.0, 7.0],), reason="relu'(0) = 0"),),
+    laws=(scales,),
 )
 
 
@@ -88,6 +93,7 @@ register_spec(
         _with_option("slope", (0.5, 0.0)),
         domain=off_zero,
         kinks=(Kink(([-1.0, 0.0, 2.0],), [300.0, 500.0, 7.0], ([3.0, 5.0, 7.0],), reason="leaky_relu'(0) = slope"),),
+        laws=(scales,),
         tags=LIMITS,
     )
 )
@@ -144,9 +150,31 @@ register_spec(
 
 binary("add", np.add, linear="jointly", exact=True)
 binary("subtract", np.subtract, linear="jointly", exact=True)
-binary("multiply", np.multiply, linear="each", exact=True)
-binary("scale", np.multiply, linear="each", exact=True)
-binary("absorb", np.multiply, linear="each", exact=True)
+INFINITE = "a cotangent of 0 wins over an infinite factor"
+binary(
+    "multiply",
+    np.multiply,
+    linear="each",
+    exact=True,
+    kinks=(Kink(([2.0, 3.0], [np.inf, 4.0]), [0.0, 5.0], ([0.0, 20.0], [0.0, 15.0]), reason=INFINITE),),
+)
+binary(
+    "scale",
+    np.multiply,
+    linear="each",
+    exact=True,
+    kinks=(
+        Kink(([np.inf, 2.0], [1.0, 3.0]), [0.0, 7.0], ([0.0, 21.0], [0.0, 14.0]), reason=INFINITE),
+        Kink(([1.0, 2.0], [np.inf, 3.0]), [0.0, 7.0], ([0.0, 21.0], [0.0, 14.0]), reason=INFINITE),
+    ),
+)
+binary(
+    "absorb",
+    np.multiply,
+    linear="each",
+    exact=True,
+    kinks=(Kink(([np.inf, 2.0], [1.0, 3.0]), [0.0, 7.0], ([0.0, 21.0], [0.0, 14.0]), reason=INFINITE),),
+)
 binary("divide", np.divide, (Domain(), Domain(avoid=(0.0,), margin=0.5)))
 TIES = ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
 binary(
@@ -155,6 +183,7 @@ binary(
     Domain(distinct=True),
     exact=True,
     kinks=(Kink(TIES, [4.0, 6.0, 8.0], ([0.0, 3.0, 8.0], [4.0, 3.0, 0.0]), reason="ties split equally"),),
+    laws=(shifts, scales),
 )
 binary(
     "minimum",
@@ -162,29 +191,52 @@ binary(
     Domain(distinct=True),
     exact=True,
     kinks=(Kink(TIES, [4.0, 6.0, 8.0], ([4.0, 3.0, 0.0], [0.0, 3.0, 8.0]), reason="ties split equally"),),
+    laws=(shifts, scales),
 )
 
 
 @st.composite
 def _powers(draw: DrawFn) -> Case:
-    """A power of two arrays, or of an array and a number."""
-    if draw(st.booleans()):
-        return Case(draw(broadcastable(2)))
-    return Case((draw(shapes()),), (draw(st.sampled_from((2, 3, -1, 0.5, 1, 0))),))
+    """A power of two arrays, of an array and a number, or of a number and an array."""
+    kind = draw(st.sampled_from(("arrays", "arrays", "exponent", "base")))
+    if kind == "arrays":
+        return Case(draw(pairs))
+    shape = draw(shapes())
+    if kind == "base":
+        return Case((shape,), kwargs={"base": draw(st.sampled_from((2, 0.5, 1, 0, 3.0)))})
+    return Case((shape,), (draw(st.sampled_from((2, 3, -1, 0.5, 1, 0))),))
+
+
+def power(*args: Any, base: float | None = None) -> Any:
+    """`power`, whose base may be a number."""
+    return ops.power(*args) if base is None else ops.power(base, *args)
 
 
 register_spec(
     OpSpec(
         "power",
-        ops.power,
-        np.power,
+        power,
+        lambda *args, base=None: np.power(*args) if base is None else np.power(base, *args),
         _powers(),
         domain=Domain(0.25, 2.5),
         kinks=(
             Kink(([-2.0, 3.0],), [5.0, 7.0], ([60.0, 189.0],), Case(((2,),), (3,)), reason="of a negative base"),
             Kink(([-2.0, 0.0],), [5.0, 7.0], ([-20.0, 0.0],), Case(((2,),), (2,)), reason="(x ** 2)' = 2 x at 0 too"),
             Kink(([0.0, 2.0],), [5.0, 7.0], ([0.0, 0.0],), Case(((2,),), (0,)), reason="(x ** 0)' = 0"),
-            Kink(([0.0, 0.0], [2.0, 1.0]), [3.0, 5.0], ([0.0, 5.0], [0.0, 0.0]), reason="of a base of 0"),
+            Kink(
+                ([0.0, 0.0, 0.0], [2.0, 1.0, 0.0]),
+                [3.0, 5.0, 7.0],
+                ([0.0, 5.0, 0.0], [0.0, 0.0, 0.0]),
+                reason="of a base of 0",
+            ),
+            Kink(([1.0, 2.0],), [5.0, 7.0], ([0.0, 0.0],), Case(((2,),), kwargs={"base": 0}), reason="(0 ** x)' = 0"),
+            Kink(
+                ([2.0, 3.0],),
+                [5.0, 7.0],
+                ([np.nan, np.nan],),
+                Case(((2,),), kwargs={"base": -0.5}),
+                reason="by its exponent a power of a negative base has no derivative",
+            ),
         ),
         tags=LIMITS | {"broadcast"},
     )

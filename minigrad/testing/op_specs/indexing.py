@@ -46,6 +46,7 @@ register_spec(
         linear="jointly",
         exact=True,
         tags=frozenset({"0d", "empty", "size1", "repeated_index"}),
+        waits=(4, 1),  # for the least and the largest of two index arrays, and for the size of a mask
     )
 )
 
@@ -71,6 +72,7 @@ register_spec(
         linear="jointly",
         exact=True,
         tags=frozenset({"empty", "size1", "repeated_index", "negative_axis"}),
+        waits=(2, 0),  # for the least and the largest index
     )
 )
 
@@ -95,5 +97,6 @@ register_spec(
         linear="jointly",
         exact=True,
         tags=frozenset({"empty", "size1", "repeated_index", "negative_axis"}),
+        waits=(2, 0),  # for the least and the largest index
     )
 )

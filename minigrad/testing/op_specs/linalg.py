@@ -8,17 +8,71 @@ import numpy as np
 from hypothesis import strategies as st
 
 from minigrad import ops
+from minigrad.testing.kinks import scales
 from minigrad.testing.specs import Case, Domain, Kink, OpSpec, Shape, register_spec
 from minigrad.testing.strategies import DrawFn, matmul_shapes, rarely, reductions, shapes
+
+INFINITE = "a cotangent of 0 wins over an infinite factor"
+
+PRODUCTS: dict[str, tuple[str, str]] = {
+    "vector @ vector": ("k", "k"),
+    "vector @ matrix": ("k", "km"),
+    "vector @ stack": ("k", "skm"),
+    "matrix @ vector": ("nk", "k"),
+    "matrix @ stack": ("nk", "skm"),
+    "stack @ vector": ("snk", "k"),
+    "stack @ matrix": ("snk", "km"),
+    "stacks @ stacks": ("rsnk", "rskm"),
+}
+"""The kinds of products whose rules are cases of their own, with the axes of both factors."""
+
+
+@st.composite
+def _products(draw: DrawFn) -> Case:
+    """Two shapes that `matmul` takes: one of the kinds of products, or any two with leading axes that broadcast."""
+    kind = draw(st.sampled_from(("any", "any", *PRODUCTS)))
+    if kind == "any":
+        return Case(draw(matmul_shapes()))
+    sizes = dict(zip("nkm", draw(st.permutations((1, 2, 3))), strict=True)) | {"r": 2, "s": draw(st.integers(1, 2))}
+    a, b = (tuple(sizes[axis] for axis in axes) for axes in PRODUCTS[kind])
+    return Case((a, b), tags=frozenset({kind}))
+
 
 register_spec(
     OpSpec(
         "matmul",
         ops.matmul,
         np.matmul,
-        matmul_shapes().map(Case),
+        _products(),
         linear="each",
-        tags=frozenset({"empty", "size1", "broadcast"}),
+        kinks=tuple(
+            Kink(inputs, cotangent, expected, reason=INFINITE)
+            for inputs, cotangent, expected in (
+                (
+                    ([[1.0, 2.0], [3.0, 4.0]], [[np.inf, 1.0], [3.0, 4.0]]),
+                    [[0.0, 5.0], [7.0, 0.0]],
+                    ([[5.0, 20.0], [np.inf, 21.0]], [[21.0, 5.0], [28.0, 10.0]]),
+                ),
+                (
+                    ([[np.inf, 1.0], [3.0, 4.0]], [[1.0], [2.0]]),
+                    [[0.0], [5.0]],
+                    ([[0.0, 0.0], [5.0, 10.0]], [[15.0], [20.0]]),
+                ),
+                (([[1.0, 2.0], [3.0, 4.0]], [np.inf, 1.0]), [0.0, 5.0], ([[0.0, 0.0], [np.inf, 5.0]], [15.0, 20.0])),
+                (
+                    ([np.inf, 2.0], [[1.0, 2.0], [3.0, 4.0]]),
+                    [0.0, 5.0],
+                    ([10.0, 20.0], [[0.0, np.inf], [0.0, 10.0]]),
+                ),
+                (([np.inf, 2.0], [1.0, 3.0]), 0.0, ([0.0, 0.0], [0.0, 0.0])),
+                (
+                    ([[[np.inf, 2.0]], [[1.0, 3.0]]], [[[1.0], [2.0]], [[3.0], [4.0]]]),
+                    [[[0.0]], [[5.0]]],
+                    ([[[0.0, 0.0]], [[15.0, 20.0]]], [[[0.0], [0.0]], [[5.0], [15.0]]]),
+                ),
+            )
+        ),
+        tags=frozenset({"empty", "size1", "broadcast", *PRODUCTS}),
     )
 )
 
@@ -81,6 +135,15 @@ register_spec(
         lambda *arrays, subscripts: np.einsum(subscripts, *arrays),
         _contractions(),
         linear="each",
+        kinks=(
+            Kink(
+                ([1.0, 2.0], [np.inf, np.inf], [-1.0, 3.0]),
+                [5.0, 0.0],
+                ([-np.inf, 0.0], [-5.0, 0.0], [np.inf, 0.0]),
+                Case(((2,), (2,), (2,)), kwargs={"subscripts": "i,i,i->i"}),
+                reason=INFINITE,
+            ),
+        ),
         tags=frozenset({"empty", "size1", "broadcast"}),
     )
 )
@@ -91,6 +154,7 @@ register_spec(
         lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims)),
         reductions(of_nothing=False),
         domain=Domain(avoid=(0.0,)),
+        laws=(scales,),
         kinks=(
             Kink(([0.0, 0.0],), 3.0, ([0.0, 0.0],), Case(((2,),), kwargs={"axis": None}), reason="norm'(0) = 0"),
             Kink(([3.0, 4.0],), 5.0, ([3.0, 4.0],), Case(((2,),), kwargs={"axis": None})),

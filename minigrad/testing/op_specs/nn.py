@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from minigrad import ops
+from minigrad.testing.kinks import stays
 from minigrad.testing.specs import Case, OpSpec, register_spec
 from minigrad.testing.strategies import DrawFn, axis, int_array, lengths, rarely, shapes
 
@@ -29,10 +30,13 @@ def _softmax(x: Any, axis: int = -1) -> Any:
 
 LIMITS = frozenset({"empty", "size1", "negative_axis"})
 
-register_spec(OpSpec("softmax", ops.softmax, _softmax, _distributions(), tags=LIMITS))
-register_spec(
-    OpSpec("log_softmax", ops.log_softmax, lambda x, axis=-1: np.log(_softmax(x, axis)), _distributions(), tags=LIMITS)
-)
+
+def _log_softmax(x: Any, axis: int = -1) -> Any:
+    return np.log(_softmax(x, axis))
+
+
+register_spec(OpSpec("softmax", ops.softmax, _softmax, _distributions(), laws=(stays,), tags=LIMITS))
+register_spec(OpSpec("log_softmax", ops.log_softmax, _log_softmax, _distributions(), laws=(stays,), tags=LIMITS))
 
 
 @st.composite
@@ -53,7 +57,15 @@ def _cross_entropy(x: Any, labels: Any, axis: int = -1) -> Any:
 
 
 register_spec(
-    OpSpec("cross_entropy", ops.cross_entropy, _cross_entropy, _classified(), tags=LIMITS | {"repeated_index"})
+    OpSpec(
+        "cross_entropy",
+        ops.cross_entropy,
+        _cross_entropy,
+        _classified(),
+        laws=(stays,),
+        tags=LIMITS | {"repeated_index"},
+        waits=(2, 0),  # for the least and the largest label
+    )
 )
 
 
@@ -108,6 +120,7 @@ register_spec(
         linear="jointly",
         exact=True,
         tags=LIMITS,
+        waits=(1, 0),  # for the lengths
     )
 )
 

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from minigrad import ops
+from minigrad.testing.kinks import scales, shifts, stays
 from minigrad.testing.specs import Case, Domain, Kink, OpSpec, register_spec
 from minigrad.testing.strategies import DrawFn, axis, reductions, shapes
 
@@ -23,8 +24,21 @@ def _logsumexp(x: Any, axis: Any, keepdims: bool) -> Any:
 
 register_spec(OpSpec("sum", ops.sum, np.sum, everything, linear="jointly", tags=LIMITS))
 register_spec(OpSpec("mean", ops.mean, np.mean, something, tags=LIMITS))
-register_spec(OpSpec("var", ops.var, np.var, something, tags=LIMITS))
-register_spec(OpSpec("logsumexp", ops.logsumexp, _logsumexp, something, tags=LIMITS))
+register_spec(OpSpec("var", ops.var, np.var, something, laws=(stays,), tags=LIMITS))
+register_spec(
+    OpSpec(
+        "logsumexp",
+        ops.logsumexp,
+        _logsumexp,
+        something,
+        kinks=(
+            Kink(([-np.inf, 2.0, -np.inf],), 3.0, ([0.0, 3.0, 0.0],), Case(((3,),), kwargs=whole), "of -inf is 0"),
+            Kink(([-np.inf, -np.inf],), 3.0, ([0.0, 0.0],), Case(((2,),), kwargs=whole), "of nothing but -inf is 0"),
+        ),
+        laws=(shifts,),
+        tags=LIMITS,
+    )
+)
 register_spec(
     OpSpec(
         "prod",
@@ -48,6 +62,7 @@ register_spec(
         domain=Domain(distinct=True),
         exact=True,
         kinks=(Kink(([1.0, 4.0, 4.0],), 6.0, ([0.0, 3.0, 3.0],), Case(((3,),), kwargs=whole), reason="ties split"),),
+        laws=(shifts, scales),
         tags=LIMITS,
     )
 )
@@ -60,6 +75,7 @@ register_spec(
         domain=Domain(distinct=True),
         exact=True,
         kinks=(Kink(([1.0, 1.0, 4.0],), 6.0, ([3.0, 3.0, 0.0],), Case(((3,),), kwargs=whole), reason="ties split"),),
+        laws=(shifts, scales),
         tags=LIMITS,
     )
 )
