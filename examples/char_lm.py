@@ -293,7 +293,8 @@ def guessing(corpus: Corpus) -> float:
 def spelling(words: Sequence[str]) -> float:
     """The nats that it takes to spell words by the frequency of their characters and ends.
 
-    A model of words leaves it out where a word is unknown, and a model of characters does not; so they compare.
+    A model of words leaves it out where a word is unknown, and a model of characters does not; so they nearly compare:
+    that the frequencies are those of these very words makes it a little too cheap.
     """
     counts = np.array([*Counter(itertools.chain.from_iterable([*word, END] for word in words)).values()])
     return float(-(counts * np.log(counts / counts.sum())).sum())
@@ -418,6 +419,8 @@ def title(config: Config) -> str:
 
 def prepare(options: argparse.Namespace) -> tuple[Run, Corpus]:
     """The run, new or from its checkpoint. Whatever is wrong with the input is found here, before any work."""
+    if options.quick and options.resume:
+        raise BadInputError("--quick is for a new run: leave it out with --resume, which keeps the old settings")
     given = (QUICK if options.quick else {}) | commands.given(Config, options)
     checkpoints.check(options.checkpoint, options.resume)
     if not options.resume:

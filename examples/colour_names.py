@@ -3,7 +3,7 @@
     python examples/colour_names.py
     python examples/colour_names.py --colour 3fa7d6 ffb07c
 
-It learns from 949 names that people gave to colours in the xkcd survey, which are inside matplotlib; as they were
+It learns from 699 of the 949 names that people gave to colours in the xkcd survey, inside matplotlib; as they were
 typed, rude ones included. An encoder turns red, green and blue into a summary; the decoder, an LSTM, is told about it:
 by default the summary, times a matrix R, is added to its bias, so that every colour has a cell of its own; `--context`
 takes the other ways. What is seeing the colour worth? The same net is trained blind, too, and both are asked what the
@@ -180,6 +180,7 @@ def train(
 # ---- names ---------------------------------------------------------------------------------------------------------
 
 
+@mg.no_grad()
 def likeliest(net: nn.Seq2Seq, survey: Survey, colours: np.ndarray, width: int = 5) -> list[list[tuple[str, float]]]:
     """The likeliest names of each colour that a beam search finds, the best first, with their log-probabilities."""
     length = survey.tokens.shape[1]
@@ -190,6 +191,7 @@ def likeliest(net: nn.Seq2Seq, survey: Survey, colours: np.ndarray, width: int =
     ]
 
 
+@mg.no_grad()
 def drawn(net: nn.Seq2Seq, survey: Survey, colours: np.ndarray, temperature: float, seed: int) -> list[str]:
     """A name for each colour, drawn from what the net thinks."""
     length = survey.tokens.shape[1]

@@ -60,13 +60,6 @@ def locales(text: str) -> tuple[str, ...]:
         ) from None
 
 
-def probability(text: str) -> float:
-    value: float = commands.at_least_0(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"needs a number from 0 to 1, got {text!r}")
-    return value
-
-
 @dataclass(frozen=True)
 class Config:
     """What makes a run the run that it is."""
@@ -76,7 +69,7 @@ class Config:
     held_out: int = option(200, count, "N", "days that are held out, and asked for in every locale")
     embedding: int = option(32, count, "N", "numbers that stand for one character")
     units: int = option(64, count, "N", "units in each direction of reading; writing has twice as many")
-    teacher_forcing: float = option(1.0, probability, "P", "how often a step reads the true character, not its own")
+    teacher_forcing: float = option(1.0, commands.probability, "P", "how often a step reads the truth, not its own")
     batch: int = option(64, count, "N", "dates of each update")
     steps: int = option(600, count, "N", "updates of the weights")
     lr: float = option(0.005, positive, "X", "learning rate of Adam, at its highest")
@@ -178,6 +171,7 @@ def fit(net: nn.Seq2Seq, dates: Dates, config: Config, console: Console) -> trai
     return training.fit(net, loss_of, schedule, measure, console, "exact")
 
 
+@mg.no_grad()
 def translated(net: nn.Seq2Seq, dates: Dates, texts: Sequence[str]) -> list[tuple[str, float]]:
     """What the net makes of each text, taking the likeliest character each time, and its log-probability."""
 

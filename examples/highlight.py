@@ -65,13 +65,13 @@ LINES_DRAWN, COLUMNS_DRAWN = 60, 120  # the most that a picture has room for
 class Config:
     """What makes a run the run that it is."""
 
-    folder: Path = option(Path(os.__file__).parent, Path, "DIR", "its Python files, but private ones, are learnt from")
+    folder: Path = option(Path(os.__file__).parent, Path, "DIR", "its files that begin with a to z are learnt from")
     files: int = option(80, count, "N", "how many of them, drawn by the seed")
     held_out: int = option(8, count, "N", "how many of those are held out, to compare the nets on")
     file: Path | None = option(None, Path, "FILE", "a Python file to show, not learnt from; else one held out")
     lines: int = option(24, count, "N", "how many lines of it: those of most classes, and then of most errors")
     units: int = option(64, count, "N", "units in each direction of the net that reads both ways")
-    window: int = option(128, count, "N", "characters of a window")
+    window: int = option(128, count, "N", "characters of a window, 40,000 at most")
     batch: int = option(32, count, "N", "windows of each update")
     steps: int = option(600, count, "N", "updates of the weights of each net")
     lr: float = option(0.02, positive, "X", "learning rate of Adam, at its highest")
@@ -135,6 +135,11 @@ class Corpus:
         mg.random.generator(config.seed).shuffle(paths)
         sources = list(itertools.islice(fit_to_learn_from(paths, config.window), config.files))
         self.held_out, self.seen = sources[: config.held_out], sources[config.held_out :]
+        if not self.seen and config.files <= config.held_out:
+            raise commands.BadInputError(
+                f"--files {config.files} leaves none to learn from: needed are more than the {config.held_out} of "
+                "--held-out"
+            )
         if not self.seen:
             raise commands.BadInputError(
                 f"--folder {config.folder} has {len(sources)} Python files without a fault, of {config.window:,} to "
@@ -296,7 +301,7 @@ def draw(table: Mapping[str, Sequence[float]], lines: Sequence[Line], title: str
         layers["red"] = ["_" if wrong else " " for _, _, wrong in line]
         for colour, layer in layers.items():
             row = "".join(char if char.isascii() else "?" for char in layer[:COLUMNS_DRAWN]).rstrip()
-            code.text(0, i, row, color=colour, family="monospace", size=7, parse_math=False)
+            code.text(0, i, row, color=colour, family="monospace", size=7)
     pictures.finish(figure, path, PROGRAM, legend=False)
 
 

@@ -547,6 +547,7 @@ def test_a_bad_text_is_refused(contents, message, text, capsys):
         ("--backend nampy", "--backend: no backend is called 'nampy'; installed here: 'numpy'"),
         ("--prompt é", "--prompt needs characters in the vocabulary of text.txt, got ['é']"),
         ("--resume", "--resume needs --checkpoint FILE"),
+        ("--resume --quick", "--quick is for a new run: leave it out with --resume"),
         ("--resume --checkpoint none.ck", "there is no checkpoint file 'none.ck'"),
         ("--checkpoint text.txt", "text.txt exists and is kept"),
         ("--checkpoint text.txt/run.ck", "cannot write --checkpoint text.txt/run.ck: File exists"),

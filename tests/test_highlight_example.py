@@ -330,7 +330,7 @@ def test_a_file_with_a_fault_is_shown_without_accuracy(folder, capsys):
         ("--file unknown.py", "unknown.py is not UTF-8, nor what it declares: unknown encoding"),
         ("--file lies.py", "lies.py is not UTF-8, nor what it declares: "),
         ("--folder none", "--folder none has 0 Python files without a fault, of 10 to 40,000 characters; needed are"),
-        ("--held-out 8 --files 8", "code has 8 Python files without a fault, of 10 to 40,000 characters; needed are "),
+        ("--held-out 8 --files 8", "--files 8 leaves none to learn from: needed are more than the 8 of --held-out"),
         ("--window 5000", "code has 0 Python files without a fault, of 5,000 to 40,000 characters; needed are more"),
         ("--steps 0", "argument --steps: needs a whole number of at least 1, got '0'"),
         ("--window 0", "argument --window: needs a whole number of at least 1, got '0'"),

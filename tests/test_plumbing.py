@@ -71,7 +71,7 @@ def test_options_have_their_defaults_and_what_is_given():
     assert vars(options_of([])) == DEFAULTS
     words = "--steps 7 --fast --top-k 0 --rates 0.1 0.5 --words c --pair d,e --out here".split()
     assert vars(options_of(words)) == DEFAULTS | {
-        "steps": 7, "fast": True, "top_k": 0, "rates": [0.1, 0.5], "words": ["c"], "pair": ("d", "e"),
+        "steps": 7, "fast": True, "top_k": 0, "rates": (0.1, 0.5), "words": ("c",), "pair": ("d", "e"),
         "out": Path("here"),
     }  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_some_options_are_left_out_unless_given():
 def test_options_make_the_settings_again():
     options = options_of(["--lr", "2", "--words", "c", "--fast"])
     assert commands.made(Config, options) == Config(lr=2.0)
-    assert commands.made(Others, options) == Others(fast=True, words=["c"])
+    assert commands.made(Others, options) == Others(fast=True, words=("c",))
     assert commands.made(Config, options_of(["--top-k", "1"], only_given=Config)) == Config(top_k=1)
 
 
@@ -486,3 +486,17 @@ def test_no_example_imports_numpy_before_the_plumbing_asks_for_one_thread():
         source = path.read_text()
         if "plumbing" in source:
             assert source.index("from plumbing") < source.index("import numpy"), path.name
+
+
+def test_an_option_of_several_words_takes_those_of_all_its_places():
+    seen = []
+    for argv in (["--words", "x", "y", "--words", "z"], []):
+        assert run(argv, lambda options: seen.append(options.words) or 0) == 0
+    assert seen == [("x", "y", "z"), ("a", "b")]
+
+
+def test_a_dollar_in_a_label_is_a_dollar(tmp_path):
+    figure, axes = pictures.canvas()
+    pictures.confusion(axes, np.array([0, 1]), np.array([0, 1]), [r"cost $\foo$ x", "$x_1$"])
+    axes.set_title(r"we$\foo$ird.py")
+    pictures.finish(figure, tmp_path / "p.png", "prog", legend=False)

@@ -98,6 +98,8 @@ def cases(draw, least=0, **given):
         drawn.setdefault(name, draw(st.none() | lengths))
     if drawn["encoder"] == "vectors":
         drawn |= {"attention": None, "source_length": None}
+    if drawn["decoder"] == "learned" and drawn["context"] in ("init", "both"):
+        drawn["context"] = "every"  # a first state that is learned would never be read
     return Case(**drawn)
 
 
@@ -306,7 +308,19 @@ def test_it_is_each_row_by_itself(case):
 
 
 EVERY = [
-    Case(encoder, decoder, context, attention, i % 2 == 0, (2, 3, 2), 2, (2, 2), [2, 1], [2, 1], seed=i)
+    Case(
+        encoder,
+        decoder,
+        "every" if decoder == "learned" else context,
+        attention,
+        i % 2 == 0,
+        (2, 3, 2),
+        2,
+        (2, 2),
+        [2, 1],
+        [2, 1],
+        seed=i,
+    )
     for i, (encoder, decoder, (context, attention)) in enumerate(
         zip(
             itertools.cycle([name for name in ENCODERS if name != "vectors"]),
@@ -1141,3 +1155,43 @@ def test_an_encoder_whose_state_has_no_h_can_give_a_first_state():
     )  # fmt: skip
     net(np.ones((2, 3, 2)), [[1, 2], [3, 4]]).logits.sum().backward()
     assert all(np.abs(p.grad).sum() > 0 for p in net.bridge.parameters().values())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_vectors_in_the_padding_never_reach_a_source(bad):
+    """A source is applied to all steps at once, the padding too, so that it must not see what stands there."""
+
+    def answers(filler):
+        net = nn.Seq2Seq(
+            gru(3, 3, seed=0), gru(2, 3, seed=1), attention="dot", source=nn.Linear(2, 3, dtype=F, seed=2),
+            target=nn.Embedding(5, 2, dtype=F, seed=3), readout=nn.Linear(6, 5, dtype=F, seed=4), start=0, seed=5,
+        )  # fmt: skip
+        inputs = np.random.default_rng(0).normal(size=(2, 3, 2))
+        inputs[1, 1:] = filler
+        x = mg.tensor(inputs, requires_grad=True)
+        logits = net(x, [[1, 2], [3, 4]], source_length=[3, 1]).logits
+        (logits**2).sum().backward()
+        return [logits.numpy(), x.grad, *[p.grad for p in net.parameters().values()]]
+
+    clean, poisoned = answers(0.0), answers(bad)
+    assert all(np.array_equal(a, b) for a, b in zip(clean, poisoned, strict=True))
+    assert (poisoned[1][1, 1:] == 0).all()
+
+
+def test_what_would_never_be_read_or_does_not_fit_is_refused():
+    for context in ("init", "both"):
+        refused(ValueError, "LearnedState learns is never read", decoder=nn.LearnedState(gru(2, 3)), context=context)
+    wrong = nn.DotAttention(4, 3, dtype=F)
+    refused(ValueError, "h, 3 queries, and reads the encoder's 3 features; got one of 4 queries", attention=wrong)
+    refused(ValueError, "got one of 3 queries and 9 features", attention=nn.DotAttention(3, 9, dtype=F))
+    refused(TypeError, "start is a token, an integer, got True", start=True)
+    net = nn.Seq2Seq(
+        nn.GRUCell(2, 3),
+        gru(2, 3),
+        "bias",
+        target=nn.Embedding(5, 2, dtype=F),
+        readout=nn.Linear(3, 5, dtype=F),
+        start=0,
+    )
+    with pytest.raises(TypeError, match=r"a summary of float32.*astype"):
+        net(np.ones((1, 2, 2), dtype="float32"), [[1, 2]])

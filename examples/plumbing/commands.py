@@ -42,14 +42,21 @@ def number(kind: type, low: float, text: str) -> Any:
 
 
 count, whole = partial(number, int, 1), partial(number, int, 0)
-positive, at_least_0 = partial(number, float, 1e-9), partial(number, float, 0)
+positive, at_least_0 = partial(number, float, math.ulp(0)), partial(number, float, 0)
 
 
 def fraction(text: str) -> float:
     """A number from 0 to below 1, as a rate of dropout."""
-    value: float = at_least_0(text)
-    if value >= 1:
+    value = probability(text)
+    if value == 1:
         raise argparse.ArgumentTypeError(f"needs a number from 0 to below 1, got {text!r}")
+    return value
+
+
+def probability(text: str) -> float:
+    value: float = at_least_0(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"needs a number from 0 to 1, got {text!r}")
     return value
 
 
@@ -75,6 +82,16 @@ def option(default: Any, takes: Callable[[str], Any], unit: str, meaning: str, *
     """
     told = {"takes": takes, "unit": unit, "meaning": meaning, "several": several}
     return field(default=default, metadata=told)
+
+
+class _Several(argparse.Action):
+    """The words of an option, of all the places where it stands."""
+
+    words: tuple[Any, ...] = ()
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        self.words = (*self.words, *values)
+        setattr(namespace, self.dest, self.words)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,8 +132,8 @@ def _add(section: Any, setting: Field[Any], default: Any) -> None:
     if isinstance(shown, tuple):
         shown = (" " if told["several"] else ",").join(shown)
     text = told["meaning"] + (f"  [{shown}]" if shown not in {None, ""} else "")
-    words = "+" if told["several"] else None
-    section.add_argument(name, type=told["takes"], metavar=told["unit"], nargs=words, default=default, help=text)
+    words = {"nargs": "+", "action": _Several} if told["several"] else {}
+    section.add_argument(name, type=told["takes"], metavar=told["unit"], default=default, help=text, **words)
 
 
 def given(kind: type[Any], options: argparse.Namespace) -> dict[str, Any]:

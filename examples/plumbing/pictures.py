@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from plumbing.commands import mark
+
+rcParams["text.parse_math"] = False  # labels and names of files are data: a $ in them is a $
 
 
 def canvas(width: float = 7, height: float = 4, **options: Any) -> tuple[Figure, Any]:
@@ -47,7 +50,7 @@ def swatches(axes: Any, colours: Iterable[Any], texts: Iterable[str], columns: i
         y, x = divmod(i, columns)
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white"))
         ink = "black" if np.dot(colour, (0.3, 0.6, 0.1)) > 0.5 else "white"
-        axes.text(x + 0.5, y + 0.5, text, color=ink, fontsize=7, ha="center", va="center", parse_math=False)
+        axes.text(x + 0.5, y + 0.5, text, color=ink, fontsize=7, ha="center", va="center")
     axes.autoscale()
     axes.invert_yaxis()
     axes.set_axis_off()

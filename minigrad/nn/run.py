@@ -118,8 +118,8 @@ def as_net(owner: str, what: str, net: Any) -> Any:
     return net
 
 
-def as_cell(owner: str, cell: Any, instead: str) -> Any:
-    """A net with single steps, for a wrapper; TypeError otherwise, which says what to do instead."""
-    if is_whole_sequence(as_net(owner, "what it wraps", cell)):
-        raise TypeError(f"{owner} wraps a cell, and a {type(cell).__name__} runs over whole sequences: {instead}")
+def as_cell(owner: str, cell: Any, instead: str, what: str = "what it wraps") -> Any:
+    """A net with single steps; TypeError otherwise, which says what to do instead."""
+    if is_whole_sequence(as_net(owner, what, cell)):
+        raise TypeError(f"{owner}: {what} is a cell, and a {type(cell).__name__} runs over whole sequences: {instead}")
     return cell

@@ -19,9 +19,10 @@ from minigrad.nn.context import Bridge, Given, bias_of, fits, joined, summary_of
 from minigrad.nn.hidden import hidden_of
 from minigrad.nn.initialisers import Seed, glorot_uniform, seed_for
 from minigrad.nn.layers import parameter
-from minigrad.nn.module import Module
+from minigrad.nn.module import Module, as_input
 from minigrad.nn.recurrent import sizes, swapped
 from minigrad.nn.run import Run, as_cell, over_time
+from minigrad.nn.wrappers import LearnedState
 from minigrad.ops import argmax, sequence_mask, where
 from minigrad.ops.classification import as_labels
 from minigrad.ops.op import as_value
@@ -101,7 +102,14 @@ class Seq2Seq(Module):
         if context not in ("init", "every", "both", "bias"):
             raise ValueError(f'Seq2Seq: context is "init", "every", "both" or "bias", got {context!r}')
         self.encoder = _as_encoder(encoder)
-        self.decoder = as_cell("Seq2Seq", decoder, "a decoder writes step by step, an encoder may read both ways")
+        self.decoder = as_cell(
+            "Seq2Seq", decoder, "a decoder writes step by step, an encoder may read both ways", "the decoder"
+        )
+        if isinstance(decoder, LearnedState) and context in {"init", "both"}:
+            raise ValueError(
+                f'Seq2Seq: with context="{context}" the decoder begins where the encoder ended, and the state that its '
+                'LearnedState learns is never read; take it off, or use context="every" or "bias"'
+            )
         self.source, self.target, self.readout = source, target, readout
         self.start = _as_token(start)
         self.context = context
@@ -181,7 +189,7 @@ class Seq2Seq(Module):
         summary = None if self.context == "init" else summary_of(last)
         return state, Given(
             summary if self.context in {"every", "both"} else None,
-            None if self.R is None else summary @ self.R,
+            None if self.R is None else as_input("Seq2Seq", "a summary", summary, self.R, self.R.shape[0]) @ self.R,
             None if self.attention is None else self.attention.memory(swapped(outputs), lengths),
         )
 
@@ -193,7 +201,8 @@ class Seq2Seq(Module):
         lengths = None
         if source_length is not None:
             lengths = as_lengths("nn.Seq2Seq", source_length, rows, steps)
-            inputs = tree.map(lambda leaf: _without_padding(leaf, lengths), inputs)
+            if self.source is not None:  # which would look at the padding; without one scan leaves it out
+                inputs = _without_padding(inputs, lengths)
         elems = inputs if self.source is None else self.source(inputs)
         elems = tree.map(swapped, elems)
         outputs, last, _ = over_time(
@@ -289,17 +298,23 @@ class Seq2Seq(Module):
             return None
         if not self.reads_sequences:
             raise TypeError("Seq2Seq: attention reads the outputs of an encoder over sequences, not of a function")
+        queries, features = width_of(hidden_of("Seq2Seq", first)), getattr(self.encoder, "outputs", None)
         if isinstance(attention, Attention):
+            if attention.queries != queries or features not in (None, attention.features):
+                raise ValueError(
+                    f"Seq2Seq: attention is asked by the decoder's h, {queries} queries, and reads the encoder's "
+                    f"{features or 'outputs, of any'} features; got one of {attention.queries} queries and "
+                    f"{attention.features} features"
+                )
             return attention
         if attention not in ("additive", "dot"):
             raise ValueError(f'Seq2Seq: attention is "additive", "dot", an Attention or None, got {attention!r}')
-        features = getattr(self.encoder, "outputs", None)
         if features is None:
             raise ValueError(
                 "Seq2Seq: the encoder does not say how many features it gives (its attribute outputs); make the "
                 f"attention yourself, nn.{'Dot' if attention == 'dot' else 'Additive'}Attention(queries, features, ...)"
             )
-        queries, dtype = width_of(hidden_of("Seq2Seq", first)), tree.flatten(first)[0][0].dtype
+        dtype = tree.flatten(first)[0][0].dtype
         if attention == "dot":
             return DotAttention(queries, features, dtype=dtype, seed=seed)
         return AdditiveAttention(queries, features, units=queries, dtype=dtype, seed=seed)
@@ -330,10 +345,9 @@ def _as_encoder(encoder: Any) -> Any:
 
 
 def _as_token(start: Any) -> int:
-    try:
-        return operator.index(start)
-    except TypeError:
-        raise TypeError(f"Seq2Seq: start is a token, an integer, got {start!r}") from None
+    if isinstance(start, bool) or not hasattr(start, "__index__"):
+        raise TypeError(f"Seq2Seq: start is a token, an integer, got {start!r}")
+    return operator.index(start)
 
 
 def _made_R(C: int, decoder: Any, seed: Seed) -> Tensor:  # noqa: N802  # the name of the weight
@@ -374,9 +388,7 @@ def _as_leaf(leaf: Any) -> Value:
 
 
 def _without_padding(leaf: Value, lengths: Any) -> Value:
-    """Tokens with 0 in the padding, where an Embedding would look anything up; vectors, which scan leaves out."""
-    if leaf.dtype.kind not in "iu":
-        return leaf
+    """Tokens or vectors with 0 in the padding, whatever stands there."""
     mask = backend_of(constant(leaf)).asarray(sequence_mask(lengths, leaf.shape[1]))
     return where(mask.reshape(*mask.shape, *[1] * (len(leaf.shape) - 2)), leaf, 0)
 
