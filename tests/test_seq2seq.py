@@ -1163,7 +1163,7 @@ def test_vectors_in_the_padding_never_reach_a_source(bad):
 
     def answers(filler):
         net = nn.Seq2Seq(
-            gru(3, 3, seed=0), gru(2, 3, seed=1), attention="dot", source=nn.Linear(2, 3, dtype=F, seed=2),
+            gru(3, 3, seed=0), gru(5, 3, seed=1), attention="dot", source=nn.Linear(2, 3, dtype=F, seed=2),
             target=nn.Embedding(5, 2, dtype=F, seed=3), readout=nn.Linear(6, 5, dtype=F, seed=4), start=0, seed=5,
         )  # fmt: skip
         inputs = np.random.default_rng(0).normal(size=(2, 3, 2))
