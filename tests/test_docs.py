@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/your_own_op.md")
+FENCE = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 # How to run each example in a few seconds; an example that is not listed fails the test below.
 EXAMPLES: dict[str, list[str]] = {
@@ -23,18 +23,24 @@ EXAMPLES: dict[str, list[str]] = {
     "dates.py": "--locales de,hu --strings 300 --held-out 4 --units 5 --batch 16 --steps 4".split(),
     "highlight.py": "--files 4 --held-out 1 --units 4 --window 20 --batch 2 --steps 3".split(),
     "sentiment.py": "--embedding 6 --units 5 --batch 8 --steps 6".split(),
+    "test_your_own_op.py": "-q -p no:cacheprovider".split(),
 }
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_python_in_a_document_runs(name, tmp_path, monkeypatch):
-    """The blocks of one document run in order, in one namespace, as a reader would type them."""
+def test_the_python_in_a_document_runs(name, tmp_path, monkeypatch, capsys):
+    """The blocks of one document run in order, in one namespace, as a reader would type them.
+
+    What a block prints is what the `text` right below it says, if there is one.
+    """
     monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text()
     namespace = {"__name__": "__main__"}
     for block in FENCE.finditer(text):
         line = text[: block.start(1)].count("\n")  # so that a traceback shows the document's own lines
         exec(compile("\n" * line + block[1], str(ROOT / name), "exec"), namespace)
+        printed = capsys.readouterr().out
+        assert block[2] in (None, printed), f"{name}, the block before line {line}"
 
 
 def test_every_example_is_run():
