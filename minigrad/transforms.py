@@ -377,7 +377,8 @@ class _CustomOp(Primitive):
             t if t is not None else value * 0 if hasattr(value, "shape") else None
             for t, value in zip(tangents, values, strict=True)
         ]
-        return self.tangent_rule(filled, out, *values, **static)
+        tangent = self.tangent_rule(filled, out, *values, **static)
+        return np.asarray(tangent) if isinstance(tangent, np.generic) else tangent  # NumPy's, of arrays without axes
 
 
 def custom_op(forward: Fn | None = None, *, vjp: Fn, jvp: Fn | None = None) -> Fn:

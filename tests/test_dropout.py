@@ -343,7 +343,9 @@ def test_bad_input_is_refused():
         nn.dynamic_rnn(Dropout(Echo(), 0.5), np.ones((1, 2, 3), int), training=True, seed=0)
     with pytest.raises(TypeError, match=r"Dropout needs the h of a state, .*, got dict"):
         Dropout(Echo(), state=0.5).prepared(Run(training=True, seed=0))(np.ones((1, 2)), {"h": np.ones((1, 2))})
-    with pytest.raises(TypeError, match="Dropout: what it wraps is a cell, and a Bidirectional runs over whole sequences"):
+    with pytest.raises(
+        TypeError, match="Dropout: what it wraps is a cell, and a Bidirectional runs over whole sequences"
+    ):
         Dropout(Bidirectional(lstm(), lstm()))
     with pytest.raises(TypeError, match="training is True, False or None, got 1"):
         nn.dynamic_rnn(lstm(), inputs_of(BATCH), training=1)

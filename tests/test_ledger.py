@@ -60,6 +60,13 @@ def test_an_argument_that_is_not_always_there_need_not_be_compared():
     assert ledger.problems([CELL], {}) == []
 
 
+def test_of_an_op_that_is_linear_in_one_argument_p2_is_about_that_one():
+    ledger, cell = Ledger(), Cell("power", "P2", "numpy")
+    for _ in range(MIN_EXAMPLES):
+        ledger.accept(cell, {1}, (1,))
+    assert ledger.problems([cell], {}) == []
+
+
 def test_missing_structure_is_a_problem():
     cell = Cell("take", "P7", "numpy")
     ledger = Ledger()

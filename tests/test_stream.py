@@ -171,7 +171,9 @@ def test_bad_input_is_refused():
         stream.reset([True])
     with pytest.raises(TypeError, match=r"are integers, or a boolean"):
         stream.reset([0.5])
-    with pytest.raises(TypeError, match="Stream: what it wraps is a cell, and a Bidirectional runs over whole sequences"):
+    with pytest.raises(
+        TypeError, match="Stream: what it wraps is a cell, and a Bidirectional runs over whole sequences"
+    ):
         Stream(Bidirectional(lstm(), lstm()))
 
 

@@ -540,3 +540,9 @@ def test_every_property_is_listed_once():
     assert list(PROPERTIES) == [f"P{k}" for k in range(16)]
     checks = [entry.check for entry in PROPERTIES.values()]
     assert not any(a is b for a, b in itertools.combinations(checks, 2))
+
+
+def test_a_rule_on_plain_arrays_may_give_scalars_of_no_axes():
+    spec = spec_for("tanh")
+    trial = Trial(replace(spec, fn=np.tanh), Case(((),)), 0, PlainRule(RULES["tanh"]))
+    PROPERTIES["P0"].check(trial)

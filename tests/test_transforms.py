@@ -1162,3 +1162,12 @@ def test_softmax_of_a_masked_row(quiet):
     np.testing.assert_allclose(
         mg.hvp(lambda s: (mg.softmax(s) * w).sum(), (scores,), (np.ones((2, 3)),))[0], np.zeros((2, 3)), atol=1e-15
     )
+
+
+def test_a_rule_of_a_custom_op_may_give_numpys_scalars():
+    """Of arrays without axes NumPy's functions give scalars, and so may a rule in either mode."""
+    cube = mg.custom_op(lambda x: x**3, vjp=lambda g, out, x: (3 * x**2 * g,), jvp=lambda t, out, x: 3 * x**2 * t[0])
+    x = np.array(2.0)
+    assert mg.jvp(cube, (x,), (np.array(1.0),))[1] == 12.0
+    assert mg.grad(cube)(x) == 12.0
+    assert mg.jvp(mg.grad(cube), (x,), (np.array(1.0),))[1] == 12.0

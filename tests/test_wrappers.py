@@ -213,7 +213,9 @@ def test_layers_that_are_no_cells_are_refused():
     with pytest.raises(TypeError, match="DeepTransition: transition 0 is a function of one array, got a int"):
         DeepTransition(gru(), [3])
     both = Bidirectional(gru(), gru())
-    with pytest.raises(TypeError, match="Residual: what it wraps is a cell, and a Bidirectional runs over whole sequences"):
+    with pytest.raises(
+        TypeError, match="Residual: what it wraps is a cell, and a Bidirectional runs over whole sequences"
+    ):
         Residual(both)
     with pytest.raises(TypeError, match="LearnedState: what it wraps is a cell, and a Deep runs over whole sequences"):
         LearnedState(Deep([both]))

@@ -114,7 +114,7 @@ class PlainRule:
         return type(out)(map(self.to_host, out)) if isinstance(out, (tuple, list)) else np.array(out)
 
     def is_array(self, x: Any) -> bool:
-        return isinstance(x, np.ndarray)
+        return isinstance(x, (np.ndarray, np.generic))  # NumPy gives a scalar where an array would have no axes
 
     def vjp(self, f: Callable[..., Any], arrays: Sequence[Any]) -> tuple[Any, Pull]:
         return self.vjp_keeping(f, arrays, lambda array: array)

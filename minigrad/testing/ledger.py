@@ -58,11 +58,16 @@ class Ledger:
     def __init__(self) -> None:
         self.entries: dict[Cell, Entry] = {}
 
-    def accept(self, cell: Cell, arguments: int, compared: Sequence[int], tags: Iterable[str] = ()) -> None:
-        """Enter an example on which the property held; one that compared nothing is not counted as accepted."""
+    def accept(
+        self, cell: Cell, arguments: int | Iterable[int], compared: Sequence[int], tags: Iterable[str] = ()
+    ) -> None:
+        """Enter an example on which the property held; one that compared nothing is not counted as accepted.
+
+        `arguments` are those that the property is about: so many, or these.
+        """
         entry = self.entries.setdefault(cell, Entry())
         entry.accepted += bool(compared)
-        entry.given.update(range(arguments))
+        entry.given.update(range(arguments) if isinstance(arguments, int) else arguments)
         entry.compared.update(compared)
         entry.tags.update(tags)
 

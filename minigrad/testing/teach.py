@@ -12,11 +12,13 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from minigrad.tape import scoped
 from minigrad.testing.compare import map_result
 from minigrad.testing.numeric import flatten, leaves
 from minigrad.testing.probes import one_hots
@@ -36,8 +38,18 @@ def taught(error: GradientError, attempt: Attempt, args: Sequence[Any], g: Any) 
     return diagnosed(simplest(error, attempt, args, g), by_values(error, attempt, args, g))
 
 
+_quiet: ContextVar[bool] = ContextVar("minigrad_testing_quiet", default=False)
+
+
+def quiet() -> scoped:
+    """A block in which nobody reads why a check fails, only that it does: so nobody looks for what would explain it."""
+    return scoped(_quiet, True)
+
+
 def is_shown() -> bool:
     """Say whether anybody will read a failure of this moment: of the many that Hypothesis shrinks, the last only."""
+    if _quiet.get():
+        return False
     control = sys.modules.get("hypothesis.control")
     if control is None or not control.currently_in_test_context():
         return True

@@ -11,6 +11,7 @@ import numpy as np
 from minigrad.testing.compare import same_bits
 from minigrad.testing.mutate.results import count_of, rule
 from minigrad.testing.mutate.syntax import Mutant, NoSourceError, source
+from minigrad.testing.teach import quiet
 
 Test = Callable[[Callable[..., Any]], Any]
 
@@ -124,7 +125,7 @@ def survivors(vjp: Callable[..., Any], test: Test) -> list[Mutant]:
 
 def is_killed(mutated: Callable[..., Any], test: Test) -> bool:
     """Whether a test raises on a mutant."""
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), quiet():
         try:
             test(mutated)
         except (KeyboardInterrupt, SystemExit):

@@ -33,6 +33,7 @@ from minigrad.testing.mutate.syntax import Mutant, source
 from minigrad.testing.properties import PROPERTIES, check
 from minigrad.testing.specs import Case, OpSpec, all_specs, structure
 from minigrad.testing.strategies import find_case, seeds
+from minigrad.testing.teach import quiet
 from minigrad.testing.trial import Rejected
 
 DRAWN, EXAMPLES, SAME_STRUCTURE = 40, 20, 2
@@ -226,7 +227,7 @@ def is_killed(mutant: RuleMutant, checks: Iterable[Check] = (), count: int = EXA
     waves += [_attacks(spec, FIRST[1:], few, count) for spec in chosen]
     waves += [_attacks(spec, SECOND, 0, few) for spec in chosen]
     waves += [_attacks(spec, (*SECOND, *LAST), few, count) for spec in chosen]
-    with mutant.apply(), warnings.catch_warnings(), np.errstate(all="ignore"):
+    with mutant.apply(), warnings.catch_warnings(), np.errstate(all="ignore"), quiet():
         warnings.simplefilter("ignore")
         return any(not _stands(attack) for attack in itertools.chain(*waves))
 
