@@ -287,6 +287,30 @@ def test_a_full_session_is_green(suite, workers):
     assert result.ret == 0
 
 
+@ALONE_AND_XDIST
+def test_a_session_of_ones_own_op_is_green(pytester, workers):
+    """It is about this op alone: minigrad's ops need no tests there."""
+    pytester.makepyfile("""
+        from hypothesis import strategies as st
+        from minigrad import custom_op
+        from minigrad.testing import OpSpec, Case
+        from minigrad.testing.plugin import op_test
+        from minigrad.testing.strategies import shapes
+
+        cube = custom_op(lambda x: x**3, vjp=lambda g, out, x: (3 * x**2 * g,), jvp=lambda t, out, x: 3 * x**2 * t[0])
+        spec = OpSpec(
+            "cube", cube, lambda x: x**3, shapes().map(lambda shape: Case((shape,))), tags=frozenset({"empty", "0d"})
+        )
+        test_p1 = op_test("P1", spec)
+        test_p7 = op_test("P7", spec)
+    """)
+    always = ("-p", "minigrad.testing.plugin", "-p", "no:cacheprovider", "-p", "no:doctest", *NUMPY, *workers)
+    result = pytester.runpytest_subprocess(*always)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["minigrad ledger: 2 cells, 0 problems"])
+    assert result.ret == 0
+
+
 def test_a_session_without_xdist_is_green(suite):
     suite(SUITE, *NUMPY, "-p", "no:xdist").assert_outcomes(passed=4)
 

@@ -105,7 +105,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = [pytest.param(fixed, id=fixed)] if fixed else chosen_backends(metafunc.config)
         metafunc.parametrize("minigrad_backend", chosen)
     if mark is not None:
-        wanted = [spec for spec in all_specs() if _wanted(spec, mark.args[0])]
+        wanted = [spec for spec in mark.args[1:] or all_specs() if _wanted(spec, mark.args[0])]
         metafunc.parametrize("minigrad_spec", wanted, ids=[spec.name for spec in wanted])
 
 
@@ -124,16 +124,17 @@ def _profile() -> settings:
 # ---- tests of ops --------------------------------------------------------------------------------------------------
 
 
-def op_test(prop: str) -> Callable[..., None]:
-    """Make the test of one property for every registered spec on every chosen backend.
+def op_test(prop: str, *specs: OpSpec) -> Callable[..., None]:
+    """Make the test of one property for these specs, by default every registered one, on every chosen backend.
 
-    In a test module: `test_p1_derivative = op_test("P1")`. The name decides what pytest collects.
+    In a test module: `test_p1_derivative = op_test("P1", my_spec)`. The name decides what pytest collects. At the end
+    of the session the ledger judges what was tested; without specs, also whether an op of minigrad was forgotten.
     """
     if prop == "P7":
-        return _limits_test()
+        return _limits_test(*specs)
     entry = PROPERTIES[prop]
 
-    @pytest.mark.minigrad_op(prop)
+    @pytest.mark.minigrad_op(prop, *specs)
     @settings(max_examples=max(10, int(_profile().max_examples * entry.share)))
     @given(data=st.data())
     def test(minigrad_spec: OpSpec, minigrad_backend: str, data: Any) -> None:
@@ -153,18 +154,18 @@ def run_example(spec: OpSpec, prop: str, case: Case, seed: int, backend: str) ->
     return examples.run_example(spec, prop, case, seed, adapter, LEDGER)
 
 
-def _limits_test() -> Callable[..., None]:
-    @pytest.mark.minigrad_op("P7")
+def _limits_test(*specs: OpSpec) -> Callable[..., None]:
+    @pytest.mark.minigrad_op("P7", *specs)
     def test(minigrad_spec: OpSpec, minigrad_backend: str) -> None:
         examples.check_limits(minigrad_spec, Minigrad(minigrad_backend), LEDGER)
 
     return test
 
 
-def convention_test() -> Callable[..., None]:
-    """Make the test of the documented conventions of every registered spec that has some, on every chosen backend."""
+def convention_test(*specs: OpSpec) -> Callable[..., None]:
+    """Make the test of the documented conventions of these specs, or all, that have some, on every chosen backend."""
 
-    @pytest.mark.minigrad_op("conventions")
+    @pytest.mark.minigrad_op("conventions", *specs)
     def test(minigrad_spec: OpSpec, minigrad_backend: str) -> None:
         check_conventions(minigrad_spec, Minigrad(minigrad_backend))
 
@@ -207,6 +208,8 @@ class _LedgerKeeper:
         self.config = config
         self.selected: set[Cell] = set()
         self.failed: set[Cell] = set()
+        self.tags: dict[str, list[str]] = {}
+        self.everything = False  # whether some test is for every op that there is
         self.deselected = False
         self.problems: list[str] = []
         self.note = ""
@@ -218,6 +221,9 @@ class _LedgerKeeper:
         for item in getattr(session, "items", ()):  # xdist's controller has none
             cell = _cell(item)
             if cell is not None:
+                spec, mark = item.callspec.params["minigrad_spec"], item.get_closest_marker("minigrad_op")
+                self.tags[spec.name] = sorted(spec.tags)
+                self.everything |= not mark.args[1:]
                 if item.get_closest_marker("skip") is None:
                     self.selected.add(cell)
                 item.user_properties.append(("minigrad_cell", list(cell)))
@@ -233,6 +239,8 @@ class _LedgerKeeper:
             LEDGER.merge(data["entries"])
             self.selected |= {_as_cell(cell) for cell in data["selected"]}
             self.deselected |= data["deselected"]
+            self.everything |= data["everything"]
+            self.tags |= data["tags"]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -241,6 +249,8 @@ class _LedgerKeeper:
                 "entries": LEDGER.dump(),
                 "selected": [list(cell) for cell in self.selected],
                 "deselected": self.deselected,
+                "everything": self.everything,
+                "tags": self.tags,
             }
             return
         if self.selected and not self.config.option.collectonly and exitstatus in (0, 1):
@@ -257,7 +267,7 @@ class _LedgerKeeper:
         executed = {cell for cell in self.selected if cell.prop in PROPERTIES} - self.failed
         if stopped:
             executed &= set(LEDGER.entries)
-        found = LEDGER.problems(executed, {spec.name: spec.tags for spec in all_specs()})
+        found = LEDGER.problems(executed, {name: frozenset(tags) for name, tags in self.tags.items()})
         if self._whole() and not stopped:
             backends = {cell.backend for cell in self.selected if not _fixed(cell)}
             missing = expected_cells(all_specs(), backends) - self.selected
@@ -267,7 +277,7 @@ class _LedgerKeeper:
 
     def _whole(self) -> bool:
         """Whether the tests of ops were asked for as a whole, not some of them by name, expression or last result."""
-        return not self.deselected and not any("::" in arg for arg in self.config.args)
+        return self.everything and not self.deselected and not any("::" in arg for arg in self.config.args)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.problems:
