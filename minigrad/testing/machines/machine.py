@@ -154,6 +154,10 @@ class Machine(RuleBasedStateMachine):
             if not node.raw:
                 self.look_at(node)
         self.planned = []
+        self.settle()
+
+    def settle(self) -> None:
+        """Follow what a line has changed, before the next one changes more."""
 
     def look_at(self, node: Node) -> None:
         """Check a new tensor, and remember its record."""
