@@ -59,7 +59,12 @@ class Bidirectional(Module):
 
     @property
     def outputs(self) -> Any:
-        """How many features it gives, or None where its nets do not say, or the merge is one of your own."""
+        """How many features it gives, or None where its nets do not say, or the merge is one of your own.
+
+        >>> import minigrad as mg
+        >>> mg.nn.Bidirectional(mg.nn.GRUCell(2, 3), mg.nn.GRUCell(2, 4)).outputs
+        7
+        """
         sizes = [getattr(net, "outputs", None) for net in (self.forward, self.backward)]
         if None in sizes or self.merge is None or callable(self.merge):
             return None

@@ -54,7 +54,13 @@ class Deep(Net):
 
     @property
     def inputs(self) -> Any:
-        """How many features it reads, which its lowest layer knows, or None."""
+        """How many features it reads, which its lowest layer knows, or None.
+
+        >>> import minigrad as mg
+        >>> net = mg.nn.Deep([mg.nn.RNNCell(2, 3), mg.nn.GRUCell(3, 4)])
+        >>> net.inputs, net.outputs
+        (2, 4)
+        """
         return getattr(self.layers[0], "inputs", None)
 
     @property

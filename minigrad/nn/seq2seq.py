@@ -124,7 +124,15 @@ class Seq2Seq(Module):
 
     @property
     def reads_sequences(self) -> bool:
-        """Whether the encoder is a net over sequences, and not a function of vectors."""
+        """Whether the encoder is a net over sequences, and not a function of vectors.
+
+        >>> import minigrad as mg
+        >>> mg.nn.Seq2Seq(
+        ...     mg.nn.Linear(3, 4), mg.nn.GRUCell(2, 4),
+        ...     target=mg.nn.Embedding(5, 2), readout=mg.nn.Linear(4, 5), start=0,
+        ... ).reads_sequences
+        False
+        """
         return hasattr(self.encoder, "zero_state")
 
     # ---- training ------------------------------------------------------------------------------------------------
@@ -174,7 +182,17 @@ class Seq2Seq(Module):
         return Predictions(swapped(logits), None if weights is None else swapped(weights), state)
 
     def encoded(self, inputs: Any, source_length: Any = None, run: Run | None = None) -> tuple[Any, Given]:
-        """The decoder's first state, and what all of its steps are given."""
+        """The decoder's first state, and what all of its steps are given; inputs and lengths as in a call.
+
+        >>> import minigrad as mg, numpy as np
+        >>> net = mg.nn.Seq2Seq(
+        ...     mg.nn.GRUCell(3, 4, seed=0), mg.nn.GRUCell(2 + 4, 5, seed=1), context="both",
+        ...     target=mg.nn.Embedding(6, 2, seed=2), readout=mg.nn.Linear(5, 6, seed=3), start=0, seed=4,
+        ... )
+        >>> state, given = net.encoded(np.ones((2, 7, 3), dtype="float32"), source_length=[7, 4])
+        >>> state.shape, given.summary.shape
+        ((2, 5), (2, 4))
+        """
         run = run or Run(training=False)
         if self.reads_sequences:
             outputs, last, lengths = self._read(inputs, source_length, run)

@@ -26,7 +26,12 @@ class Wrapper(Net):
 
     @property
     def outputs(self) -> Any:
-        """How many features it gives, or None where the cell inside does not say."""
+        """How many features it gives, or None where the cell inside does not say.
+
+        >>> import minigrad as mg
+        >>> mg.nn.Dropout(mg.nn.GRUCell(2, 3), output=0.5).outputs
+        3
+        """
         return getattr(self.cell, "outputs", None)
 
     def zero_state(self, batch_size: int) -> Any:
