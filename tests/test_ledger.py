@@ -1,21 +1,33 @@
 """The ledger: every way in which a suite can be green without having tested anything makes it red."""
 
+import contextvars
 import dataclasses
+import itertools
+import os
+import sys
 import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import Phase, errors, given, settings
+from hypothesis import core, errors, settings
+from hypothesis.database import InMemoryExampleDatabase
 
-from minigrad import ops
-from minigrad.testing import GradientError, plugin, properties_table
+import minigrad as mg
+from minigrad import backend, ops
+from minigrad.testing import GradientError, ledger, plugin, properties_table
 from minigrad.testing.adapters import Minigrad
 from minigrad.testing.ledger import MIN_EXAMPLES, Cell, Ledger, expected_cells, registry_problems
+from minigrad.testing.mutate import rules
 from minigrad.testing.plugin import minigrad_registry_problems, stale_exemptions
 from minigrad.testing.properties import PROPERTIES
 from minigrad.testing.specs import Case, Domain, Kink, OpSpec, all_specs, register_spec, spec_for, structure
-from minigrad.testing.strategies import find_case, seeds
+from minigrad.testing.strategies import find_case
 from minigrad.testing.trial import Trial
 
 PROPERTIES_MD = Path(__file__).parents[1] / "docs" / "properties.md"
@@ -171,44 +183,28 @@ def test_structure_is_recognised():
 
 
 def test_every_rule_of_every_primitive_is_executed(monkeypatch):
-    """Each VJP, JVP and partial derivative in the registry runs, those that only higher orders reach included."""
-    seen: set[tuple[str, str, int]] = set()
-    wanted: set[tuple[str, str, int]] = set()
+    """Each VJP, JVP and partial derivative in the registry runs, those that only higher orders reach included.
 
-    def watched(key, rule):
-        wanted.add(key)
+    For `test_mutants` kills what is not called equivalent, and a mutant of a rule that does not run would live.
+    """
+    from test_mutants import EQUIVALENT  # it imports this module in its turn, for mutants of the kit
 
-        def run(*args, **kwargs):
-            seen.add(key)
-            return rule(*args, **kwargs)
-
-        return run
-
+    monkeypatch.setattr(rules, "specs_that_reach", lambda *args: ())  # who kills them does not matter here
+    without = []
     for name, op in ops.REGISTRY.items():
-        for kind in ("vjps", "jvps", "partials"):
-            rules = getattr(op, kind, None)
-            if rules and not (kind == "vjps" and getattr(op, "partials", None)):
-                items = rules.items() if isinstance(rules, dict) else enumerate(rules)
-                wrapped = {k: watched((name, kind, k), rule) for k, rule in items}
-                monkeypatch.setattr(op, kind, wrapped if isinstance(rules, dict) else type(rules)(wrapped.values()))
-        if getattr(op, "variadic", False):
-            monkeypatch.setattr(op, "pull", watched((name, "pull", 0), op.pull))
-    for spec in all_specs():
-        if spec.differentiable:
-            run_examples(spec, 12)
-    assert wanted
-    assert sorted(wanted - seen) == []
-
-
-def run_examples(spec: OpSpec, count: int) -> None:
-    options = {"database": None, "derandomize": True, "deadline": None, "phases": [Phase.generate]}
-
-    @settings(max_examples=count, **options)
-    @given(case=spec.cases, seed=seeds)
-    def run(case: Case, seed: int) -> None:
-        PROPERTIES["P13"].check(Trial(spec, case, seed, Minigrad()))
-
-    run()
+        deadly = [m.name for m in rules.of_results(name) if (m.where, m.name) not in EQUIVALENT]
+        parts = [f"gradient {k}" for k in ([0, 1] if getattr(op, "variadic", False) else op.vjps)]
+        jvps = getattr(op, "jvps", {})
+        assert len(jvps) <= 1, f"{name}: mutants of a sum of tangents do not tell which JVP ran"
+        without += [
+            (name, part)
+            for part in parts + ["tangent"] * len(jvps)
+            if op.pull_into is not None or not any(mutant.startswith(f"{part} ") for mutant in deadly)
+        ]
+    assert without == [("getitem", "gradient 0")]  # the mutants are those of its `pull_into`; but its source has some
+    where, rule = "minigrad.ops.indexing.getitem_dx", ops.REGISTRY["getitem"].vjps[0]
+    assert rules.rule_functions()[where] is rule
+    assert any((where, m.name) not in EQUIVALENT for m in rules.of_source(where, rule))
 
 
 # ---- the table in the documentation ----------------------------------------------------------------------------------
@@ -260,35 +256,84 @@ SUITE = """
     test_p0 = op_test("P0")
     test_p1 = op_test("P1")
 """
+NUMPY = ("--minigrad-backend", "numpy")
+
+
+@contextmanager
+def set_apart() -> Iterator[None]:
+    """Within the block this process is to a session what a new one would be; then everything is as it was before.
+
+    Scoped state is not put back here: a session gets a context of its own.
+    """
+    outside = settings.get_current_profile_name()
+    try:
+        with (
+            mock.patch.dict(os.environ),
+            mock.patch.dict(vars(plugin), LEDGER=Ledger()),
+            mock.patch.dict(vars(ledger)),
+            mock.patch.dict(backend.BACKEND_OF_TYPE, clear=True),
+            mock.patch.multiple(backend, _plugins={}, _ready={}, _defaults=[]),
+            mock.patch.object(core, "global_force_seed", None),  # of `--hypothesis-seed`
+            mock.patch.dict(settings._profiles),
+        ):
+            plain = settings(settings.get_profile("default"), database=InMemoryExampleDatabase())  # not the one on disk
+            settings._profiles["default"] = plain
+            settings.load_profile("ci" if os.environ.get("CI") else "default")  # as Hypothesis does when it is imported
+            yield
+    finally:
+        settings.load_profile(outside)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """What a session may import, before `pytester` looks: it drops every module that is new after a test, but specs
+    register themselves only once, and so does CuPy, where there is one.
+    """
+    all_specs()
+    mg.backends()
 
 
 @pytest.fixture
-def suite(pytester):
-    """Run a test module in a session of its own, which knows two ops and two properties only."""
+def session(loaded, pytester, monkeypatch):
+    """Run the plugin on what `pytester` has made: in this process, since most of a session's time goes into imports.
 
-    def run(source: str, *options: str, conftest: str = ""):
-        pytester.makeconftest(textwrap.dedent(SMALL) + textwrap.dedent(conftest))
-        pytester.makepyfile(textwrap.dedent(source))
-        always = ("-p", "minigrad.testing.plugin", "-p", "no:cacheprovider", "-p", "no:doctest")
-        return pytester.runpytest_subprocess(*always, *(options or ("--minigrad-backend", "numpy")))
+    `new_process=True` is for what only a process of its own can show, and for pytest-xdist.
+    """
+    monkeypatch.delenv("CI", raising=False)
+    always = ["-p", "minigrad.testing.plugin", "-p", "no:cacheprovider", "-p", "no:doctest", "-W", "error"]
+    always += ["--assert", "plain"]  # the plugin is loaded already, too late to be rewritten
+
+    def run(*options: str, new_process: bool = False):
+        if new_process:
+            return pytester.runpytest_subprocess(*always, *options)
+        with set_apart():
+            return contextvars.Context().run(pytester.runpytest_inprocess, *always, *options)
 
     return run
 
 
-ALONE_AND_XDIST = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
-NUMPY = ("--minigrad-backend", "numpy")
+@pytest.fixture
+def suite(pytester, session):
+    """Run a test module in a session of its own, which knows two ops and two properties only."""
+
+    def run(source: str, *options: str, conftest: str = "", new_process: bool = False):
+        pytester.makeconftest(textwrap.dedent(SMALL) + textwrap.dedent(conftest))
+        pytester.makepyfile(textwrap.dedent(source))
+        return session(*(options or NUMPY), new_process=new_process)
+
+    return run
 
 
-@ALONE_AND_XDIST
-def test_a_full_session_is_green(suite, workers):
-    result = suite(SUITE, *NUMPY, *workers)
+@pytest.mark.parametrize("new_process", [False, True], ids=["inside", "new_process"])
+def test_a_full_session_is_green(suite, new_process):
+    result = suite(SUITE, *NUMPY, new_process=new_process)
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["minigrad ledger: * 0 problems"])
+    result.stdout.fnmatch_lines(["minigrad ledger: 4 cells, 0 problems"])
     assert result.ret == 0
 
 
-@ALONE_AND_XDIST
-def test_a_session_of_ones_own_op_is_green(pytester, workers):
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_a_session_of_ones_own_op_is_green(pytester, session, workers):
     """It is about this op alone: minigrad's ops need no tests there."""
     pytester.makepyfile("""
         from hypothesis import strategies as st
@@ -304,8 +349,7 @@ def test_a_session_of_ones_own_op_is_green(pytester, workers):
         test_p1 = op_test("P1", spec)
         test_p7 = op_test("P7", spec)
     """)
-    always = ("-p", "minigrad.testing.plugin", "-p", "no:cacheprovider", "-p", "no:doctest", *NUMPY, *workers)
-    result = pytester.runpytest_subprocess(*always)
+    result = session(*NUMPY, *workers, new_process=bool(workers))
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["minigrad ledger: 2 cells, 0 problems"])
     assert result.ret == 0
@@ -322,13 +366,41 @@ def test_a_property_that_nobody_tests_is_red(suite):
     assert result.ret == 1
 
 
-@ALONE_AND_XDIST
-def test_a_test_that_runs_nothing_is_red(suite, workers):
+NOTHING_OF_TANH = """
+    right = plugin.run_example
+    plugin.run_example = lambda spec, *rest: spec.name == "tanh" or right(spec, *rest)
+"""
+
+
+def test_a_test_that_runs_nothing_is_red(suite):
     """A test can pass without one example that compares anything; the ledger sees that it was empty."""
-    result = suite(SUITE, *NUMPY, *workers, conftest="plugin.run_example = lambda *args: True")
+    result = suite(SUITE, *NUMPY, conftest=NOTHING_OF_TANH)
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["P1 of tanh on numpy: 0 examples compared anything, 5 are needed"])
+    assert ledger_problems(result) == [
+        "P0 of tanh on numpy: 0 examples compared anything, 5 are needed",
+        "P1 of tanh on numpy: 0 examples compared anything, 5 are needed",
+    ]
     assert result.ret == 1
+
+
+def test_what_workers_have_tested_adds_up(suite):
+    """Under xdist the session sees what no worker ran or selected, and finds no fault with the rest."""
+    source = SUITE.replace('test_p1 = op_test("P1")', "")
+    result = suite(source, *NUMPY, "-n", "2", conftest=NOTHING_OF_TANH, new_process=True)
+    result.assert_outcomes(passed=2)
+    assert ledger_problems(result) == [
+        "P0 of tanh on numpy: 0 examples compared anything, 5 are needed",
+        "P1 of add on numpy: there is no such test",
+        "P1 of tanh on numpy: there is no such test",
+    ]
+    assert result.ret == 1
+
+
+def ledger_problems(result) -> list[str]:
+    """All that the ledger complains of in a session."""
+    lines = iter(result.outlines)
+    assert any("minigrad ledger: not everything was tested" in line for line in lines)
+    return [line for line in itertools.takewhile(lambda line: not line.startswith("="), lines) if line]
 
 
 def test_examples_that_compare_nothing_are_no_examples(monkeypatch):
@@ -346,7 +418,13 @@ def test_a_chosen_part_is_judged_as_a_part(suite):
 
 
 def test_a_failing_test_is_not_reported_twice(suite):
-    result = suite(SUITE + "    test_p0.hypothesis.inner_test = lambda **_: 1 / 0")
+    result = suite(
+        SUITE,
+        conftest="""
+        right = plugin.run_example
+        plugin.run_example = lambda spec, prop, *rest: 1 / 0 if prop == "P0" else right(spec, prop, *rest)
+        """,
+    )
     result.assert_outcomes(passed=2, failed=2)
     result.stdout.no_fnmatch_line("P0 of * on numpy: *")
     assert result.ret == 1
@@ -413,6 +491,13 @@ def test_a_property_with_a_backend_of_its_own_keeps_it(suite):
     result.stdout.fnmatch_lines(["*test_p14[[]*strict*", "minigrad ledger: 4 cells, 0 problems"])
 
 
+def test_a_failing_test_of_an_op_shows_its_diagnosis():
+    """Which looks at other cases: they are drawn while Hypothesis draws."""
+    wrong = dataclasses.replace(spec_for("tanh"), name="tanh, wrong", ref=np.sin)
+    with pytest.raises(GradientError, match="diagnosis  formula"):
+        plugin.op_test("P1", wrong)(minigrad_spec=wrong, minigrad_backend="numpy")
+
+
 def test_a_convention_that_is_broken_is_red():
     kink = Kink(([0.0],), [2.0], ([1.0],), reason="tanh'(0) = 0.5")
     wrong = dataclasses.replace(spec_for("tanh"), kinks=(kink,))
@@ -475,7 +560,100 @@ def test_leaks_of_scoped_state_are_failures(suite, what, leak, enter):
             with mg.Tape(), mg.use_backend("numpy"):
                 (x * 2).backward()
             assert x.grad == 2
+
+        def teardown_module():
+            kept.clear()  # a block ends when it is forgotten, which must be in the context that it began in
         """
     )
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines([f"*this test leaks *{what}*"])
+
+
+# ---- those sessions and this one -------------------------------------------------------------------------------------
+
+AFRESH = """
+    import numpy as np
+    import minigrad as mg
+    from hypothesis import core, settings
+    from hypothesis.database import InMemoryExampleDatabase
+    from minigrad.backend import BACKEND_OF_TYPE
+    from minigrad.testing import plugin
+
+    def test_afresh():
+        chosen = settings.default
+        assert (chosen.max_examples, chosen.derandomize, chosen.stateful_step_count) == (40, False, 50)
+        assert isinstance(chosen.database, InMemoryExampleDatabase)
+        assert core.global_force_seed is None
+        assert not {"odd", "strict"} & set(mg.backends())
+        assert plugin.LEDGER.entries == {}
+        assert mg.zeros(2).backend.name == "numpy"
+        assert list(BACKEND_OF_TYPE) == [np.ndarray]
+        x = mg.tensor([1.0], requires_grad=True)
+        (x * 2).backward()
+        assert x.grad == 2
+"""
+
+
+def test_a_session_inside_starts_afresh(suite):
+    """Whatever the one outside has chosen, registered, counted and left open."""
+    with set_apart(), mg.no_grad(), mg.use_backend("numpy"):
+        settings.register_profile("odd", derandomize=True, database=None, stateful_step_count=3)
+        settings.load_profile("odd")
+        core.global_force_seed = 3
+        array_type = type("OddArray", (), {})
+        backend.register(SimpleNamespace(name="odd", xp=np, array_type=array_type, unusable=lambda: None))
+        mg.use_backend("odd")
+        plugin.LEDGER.accept(Cell("tanh", "P0", "odd"), 1, (0,))
+        suite(AFRESH).assert_outcomes(passed=1)
+
+
+MESS = """
+    import os, sys
+    from types import SimpleNamespace
+    import minigrad as mg
+    from hypothesis import core, settings
+    from minigrad import backend, tape
+
+    array_type = type("OddArray", (), {})
+    backend.register(SimpleNamespace(name="odd", array_type=array_type, unusable=lambda: None))
+    mg.use_backend("odd")
+    tape.recorder.set(None)
+    os.environ["CI"] = "odd"
+    os.environ.pop("HOME")
+    sys.path.insert(0, "odd")
+    plugin.LEDGER.accept(ledger.Cell("tanh", "P0", "odd"), 1, (0,))
+    plugin.op_test = ledger.odd = None
+    core.global_force_seed = 3
+
+    def pytest_collection_finish():
+        settings.register_profile("default", max_examples=7)
+        settings.register_profile("odd", max_examples=7)
+        settings.load_profile("odd")
+"""
+
+
+def process() -> dict[str, object]:
+    """What a session could leave behind here."""
+    backends = (backend._plugins, backend._ready, backend.BACKEND_OF_TYPE)
+    return {
+        "modules": dict(sys.modules),
+        "path": [list(sys.path), list(sys.meta_path)],
+        "environment": dict(os.environ),
+        "plugin": [dict(vars(module)) for module in (plugin, ledger)],
+        "ledger": plugin.LEDGER.dump(),
+        "backends": [dict(found) for found in backends],
+        "defaults": list(backend._defaults),
+        "context": dict(contextvars.copy_context().items()),
+        "profile": (settings.get_current_profile_name(), id(settings.default)),
+        "profiles": {name: id(profile) for name, profile in settings._profiles.items()},
+        "seed": core.global_force_seed,
+        "warnings": list(warnings.filters),
+    }
+
+
+def test_a_session_inside_leaves_nothing_behind(suite):
+    before = process()
+    result = suite("def test_x(): pass", *NUMPY, conftest=MESS)
+    after = process()
+    result.assert_outcomes(passed=1)
+    assert [what for what in before if before[what] != after[what]] == []
