@@ -1,12 +1,14 @@
 """Hypothesis strategies that draw structure: shapes that broadcast, axes, indices, permutations, lengths.
 
 Sizes stay small (at most 3 along an axis): every kind of structure shows at that size, and messages stay readable.
-Everything shrinks towards the simplest case, which is one element and no special structure.
+Everything shrinks towards the simplest case, which is one element and no special structure. Strategies are kept, since
+Hypothesis looks through each new one before it draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -22,11 +24,13 @@ DrawFn = Callable[[st.SearchStrategy[Any]], Any]
 seeds = st.integers(0, 2**16 - 1)  # from which all values are drawn
 
 
+@cache
 def rarely() -> st.SearchStrategy[bool]:
     """True in about one case of eight."""
     return st.integers(0, 7).map(lambda n: n == 7)
 
 
+@cache
 @st.composite
 def shapes(draw: DrawFn, min_dims: int = 0, max_dims: int = 3, max_side: int = 3, empty: bool = True) -> Shape:
     """A shape, now and then with an axis of length 0."""
@@ -36,6 +40,7 @@ def shapes(draw: DrawFn, min_dims: int = 0, max_dims: int = 3, max_side: int = 3
     return tuple(shape)
 
 
+@cache
 @st.composite
 def broadcastable(draw: DrawFn, count: int, max_dims: int = 3, empty: bool = True) -> tuple[Shape, ...]:
     """Shapes that broadcast together, in most cases different ones."""
@@ -49,11 +54,13 @@ def broadcastable(draw: DrawFn, count: int, max_dims: int = 3, empty: bool = Tru
     return tuple(found)
 
 
+@cache
 def axis(ndim: int) -> st.SearchStrategy[int]:
     """One axis, counted from either end."""
     return st.integers(0, ndim - 1) | st.integers(-ndim, -1)
 
 
+@cache
 @st.composite
 def axes(draw: DrawFn, ndim: int) -> Any:
     """What reductions take: None, an axis, or a tuple of different axes in any order."""
@@ -65,12 +72,14 @@ def axes(draw: DrawFn, ndim: int) -> Any:
     return tuple(n - ndim if draw(st.booleans()) else n for n in chosen)
 
 
+@cache
 def permutations_of(ndim: int) -> st.SearchStrategy[tuple[int, ...]]:
     """An order of axes, with some counted from the end."""
     orders = st.permutations(range(ndim)).map(tuple)
     return orders | orders.map(lambda order: tuple(n - ndim for n in order))
 
 
+@cache
 @st.composite
 def reductions(draw: DrawFn, of_nothing: bool = True) -> Case:
     """A shape with `axis` and `keepdims`; `of_nothing` allows a reduced axis to be empty."""
@@ -82,6 +91,7 @@ def reductions(draw: DrawFn, of_nothing: bool = True) -> Case:
     return Case((shape,), kwargs={"axis": chosen, "keepdims": draw(st.booleans())})
 
 
+@cache
 @st.composite
 def slices(draw: DrawFn, length: int) -> slice:
     """A slice of an axis: bounds from either end, also beyond it, and steps of both signs."""
@@ -89,6 +99,7 @@ def slices(draw: DrawFn, length: int) -> slice:
     return slice(draw(bound), draw(bound), draw(st.sampled_from((None, 1, 2, -1, -2))))
 
 
+@cache
 @st.composite
 def basic_index(draw: DrawFn, shape: Shape) -> tuple[Any, ...]:
     """Integers, slices, None and an Ellipsis, as NumPy's basic indexing takes them."""
@@ -105,6 +116,7 @@ def basic_index(draw: DrawFn, shape: Shape) -> tuple[Any, ...]:
     return tuple(index)
 
 
+@cache
 @st.composite
 def int_index(draw: DrawFn, length: int, min_dims: int = 0, max_dims: int = 2) -> np.ndarray[Any, Any]:
     """An array of indices into an axis, counted from either end, in most cases with repetitions."""
@@ -114,6 +126,7 @@ def int_index(draw: DrawFn, length: int, min_dims: int = 0, max_dims: int = 2) -
     return index
 
 
+@cache
 @st.composite
 def int_array(draw: DrawFn, shape: Shape, lowest: int, highest: int) -> np.ndarray[Any, Any]:
     """An array of integers between two bounds, both included."""
@@ -122,6 +135,7 @@ def int_array(draw: DrawFn, shape: Shape, lowest: int, highest: int) -> np.ndarr
     return np.array(values, dtype=np.int64).reshape(shape)
 
 
+@cache
 @st.composite
 def bool_array(draw: DrawFn, shape: Shape) -> np.ndarray[Any, Any]:
     """A mask of this shape."""
@@ -129,6 +143,7 @@ def bool_array(draw: DrawFn, shape: Shape) -> np.ndarray[Any, Any]:
     return np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)), dtype=bool).reshape(shape)
 
 
+@cache
 @st.composite
 def matmul_shapes(draw: DrawFn) -> tuple[Shape, Shape]:
     """Two shapes that `matmul` takes: vectors, matrices, and stacks of matrices that broadcast."""
@@ -144,17 +159,33 @@ def matmul_shapes(draw: DrawFn) -> tuple[Shape, Shape]:
     return a, b
 
 
+@cache
 def lengths(time: int, batch: int) -> st.SearchStrategy[np.ndarray[Any, Any]]:
     """A sequence length for every row: 0, full, and everything between, in any order."""
     return int_array((batch,), 0, time)
 
 
-@cache
 def find_case(spec: OpSpec, tag: str) -> Case:
     """A case of this op that has the structure `tag`, always the same one.
 
     Raises ValueError if the spec's strategy does not draw such a case.
     """
+    found = _cases_of(spec, spec.tags | {tag})
+    if tag not in found:
+        raise ValueError(f"{spec.name} must be tested on structure {tag!r}, but its cases never have it")
+    return found[tag]
+
+
+@cache
+def _cases_of(spec: OpSpec, tags: frozenset[str]) -> dict[str, Case]:
+    """The first case that has each of these kinds of structure."""
+    found: dict[str, Case] = {}
+
+    def complete(case: Case) -> bool:
+        for tag in structure(case):
+            found.setdefault(tag, case)
+        return tags <= found.keys()
+
     search = settings(
         max_examples=2000,
         database=None,
@@ -163,11 +194,9 @@ def find_case(spec: OpSpec, tag: str) -> Case:
         phases=[Phase.generate],  # shrinking would cost more than it explains: cases are small anyway
         suppress_health_check=list(HealthCheck),
     )
-    try:
-        case: Case = find(spec.cases, lambda case: tag in structure(case), settings=search)
-    except NoSuchExample:
-        raise ValueError(f"{spec.name} must be tested on structure {tag!r}, but its cases never have it") from None
-    return case
+    with suppress(NoSuchExample):
+        find(spec.cases, complete, settings=search)
+    return found
 
 
 @cache
