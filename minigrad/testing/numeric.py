@@ -38,6 +38,13 @@ class Estimate:
     noise: Floats
     kink: NDArray[np.bool_]
 
+    def contracted(self, weights: Floats) -> Estimate:
+        """The estimate of the inner product with `weights`, from that of every element."""
+        sizes = np.abs(weights)
+        error, noise = np.dot(sizes, self.error), np.dot(sizes, self.noise)
+        value, kink = np.dot(weights, self.value), np.any(self.kink)
+        return Estimate(np.asarray(value), np.asarray(error), np.asarray(noise), np.asarray(kink))
+
 
 def is_float(x: Any) -> bool:
     """Say whether `x` (an array, a scalar or anything with a dtype) holds real floating-point numbers."""
