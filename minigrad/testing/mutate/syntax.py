@@ -129,7 +129,10 @@ def _fingerprint(code: CodeType) -> tuple[Any, ...]:
 
 
 def _mutated(definition: ast.FunctionDef) -> Iterator[ast.FunctionDef]:
-    """The definition with one node of its body replaced, in all ways that `_replacements` knows."""
+    """The definition with one node of its body replaced, in all ways that `_replacements` knows.
+
+    It is always the same tree, changed in place and changed back: use one before you ask for the next.
+    """
     parameters = [a.arg for a in (*definition.args.posonlyargs, *definition.args.args, *definition.args.kwonlyargs)]
     places = [
         (node, field, i)
@@ -145,7 +148,7 @@ def _mutated(definition: ast.FunctionDef) -> Iterator[ast.FunctionDef]:
             continue
         for new in _replacements(child, parameters):
             _put(node, field, i, new)
-            yield copy.deepcopy(definition)
+            yield definition
         _put(node, field, i, child)
     yield from _statements(definition)
 
@@ -173,7 +176,7 @@ def _statements(definition: ast.FunctionDef) -> Iterator[ast.FunctionDef]:
                     other = ast.AugAssign(target, OPERATORS.get(type(statement.op), ast.Sub)(), statement.value)
                     for new in (other, ast.Assign([target], statement.value)):
                         body[i] = new
-                        yield copy.deepcopy(definition)
+                        yield definition
                     body[i] = statement
 
 
