@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -493,24 +493,21 @@ def _slots_in(value: Any) -> int:
 
 # ---- shapes --------------------------------------------------------------------------------------------------------
 
-_FORMS: dict[Any, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+Form: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]
+
+FORMS: dict[Any, Form] = {}
+"""The shape and dtype that an op gives, by the op, its static arguments and its inputs' shapes and dtypes."""
 
 
-def form_of(op: Any, inputs: Sequence[Any], static: dict[str, Any], key: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """The shape and dtype of `op(*inputs, **static)`; found once for each combination, by trying."""
-    forms: list[Any] = [op, key]
-    for i in inputs:
-        forms += (i.shape, i.dtype) if i.__class__ is Symbol else (i.__class__,)
-    known = tuple(forms)
-    found = _FORMS.get(known)
-    if found is None:
-        if len(_FORMS) > 10_000:
-            _FORMS.clear()
-        found = _FORMS[known] = _tried(op, inputs, static)
+def tried(known: Any, op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> Form:
+    """The shape and dtype of `op(*inputs, **static)`, found by trying, for `FORMS` at `known`."""
+    if len(FORMS) > 10_000:
+        FORMS.clear()
+    found = FORMS[known] = _tried(op, inputs, static)
     return found
 
 
-def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> Form:
     with np.errstate(all="ignore"):
         count = slots(static)
         if is_elementwise(op) and not count:

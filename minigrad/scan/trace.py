@@ -19,12 +19,13 @@ from minigrad.scan.symbol import (
     CARRY,
     CONSTANT,
     ELEM,
+    FORMS,
     STOP,
     Kind,
     Slot,
     Symbol,
     current,
-    form_of,
+    tried,
     used_after,
     user_line,
 )
@@ -183,14 +184,21 @@ class Trace:
     def node(self, op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> Symbol:
         """What an op gives: symbols and Python numbers go in."""
         key = frozen(static) if static else None
-        shape, dtype = form_of(op, inputs, static, key)
-        symbols = inputs
-        for number in inputs:
-            if number.__class__ is not Symbol:
-                symbols = self._without_numbers(op, inputs, dtype)
-                break
-        symbol = Symbol(op, tuple(symbols), static, shape, dtype, self.token, len(self.code))
-        self.code.append((op, *[i.number for i in symbols], key))
+        forms, entry = [op, key], [op]
+        for i in inputs:
+            if i.__class__ is Symbol:
+                forms += (i.shape, i.dtype)
+                entry.append(i.number)
+            else:
+                forms.append(i.__class__)
+        known = tuple(forms)
+        shape, dtype = FORMS.get(known) or tried(known, op, inputs, static)
+        if len(entry) <= len(inputs):
+            inputs = self._without_numbers(op, inputs, dtype)
+            entry = [op, *[i.number for i in inputs]]
+        entry.append(key)
+        symbol = Symbol(op, tuple(inputs), static, shape, dtype, self.token, len(self.code))
+        self.code.append(tuple(entry))
         return symbol
 
     def stopped(self, symbol: Symbol) -> Symbol:
