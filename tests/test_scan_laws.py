@@ -320,7 +320,7 @@ def everything_is_float64(fn, elems, initializer, **options):
 
 def keeps_every_prefix(fn, elems, initializer, **options):
     """What a loop does that stacks anew at every step."""
-    prefixes = [elems[:t] * 1.0 for t in range(elems.shape[0])]
+    prefixes = [mg.concatenate([elems[:t]] * 4) for t in range(elems.shape[0])]
     states = right_scan(fn, elems, initializer, **options)
     return states + 0.0 * sum(prefix.sum() for prefix in prefixes)
 

@@ -40,13 +40,13 @@ def s1_unrolled(trial: ScanTrial) -> Found:
     """A compiled scan is the loop on the tape, for all steps, one and none: to order 2, whatever is tracked."""
     found = []
     for steps, reverse in ((trial.steps, False), (trial.steps, True), (1, False), (0, False)):
-        got = trial.answers(trial.way(steps, reverse=reverse))
-        expected = trial.answers(trial.way(steps, reverse=reverse, unroll=True))
+        got = trial.answers_of(steps=steps, reverse=reverse)
+        expected = trial.answers_of(steps=steps, reverse=reverse, unroll=True)
         problem = f"compiled and unrolled differ ({steps} steps, reverse={reverse})"
         found += trial.agree("S1", got, expected, problem)
     got, expected = trial.second(trial.way()), trial.second(trial.way(unroll=True))
     found += trial.agree("S1", got, expected, "compiled and unrolled differ at order 2")
-    every = trial.answers(trial.way(unroll=True), tangents=False)
+    every = trial.answers_of(unroll=True, tangents=False)
     for names in _subsets(trial):
         some = trial.answers(trial.way(), by=names, tangents=False)
         problem = f"tracking only {', '.join(names)} changes what is found"
@@ -72,7 +72,7 @@ def s2_chunks(trial: ScanTrial) -> Found:
     """Two scans, the second from where the first ended, are one scan over all steps, wherever it is cut."""
     found = []
     for reverse in (False, True):
-        whole = trial.answers(trial.way(reverse=reverse), tangents=False)
+        whole = trial.answers_of(reverse=reverse, tangents=False)
         for cut in sorted({0, 1, trial.steps - 1, trial.steps}):
 
             def chunked(xs: Any, init: Any, cut: int = cut, reverse: bool = reverse) -> tuple[Any, Any]:
@@ -96,7 +96,7 @@ def s3_reverse(trial: ScanTrial) -> Found:
         return final, flipped(outputs)
 
     expected = trial.answers(there_and_back)
-    found = trial.agree("S3", trial.answers(trial.way(reverse=True)), expected, "reverse is not flip, scan, flip")
+    found = trial.agree("S3", trial.answers_of(reverse=True), expected, "reverse is not flip, scan, flip")
     if trial.lengths is None:
         return found
 
@@ -125,28 +125,39 @@ def s4_causality(trial: ScanTrial) -> Found:
     """An output has a gradient of exactly zero by every later input, and by other rows; by earlier ones, the loop's."""
     found = []
     for reverse in (False, True):
-        for t in range(trial.steps):
-
-            def at_t(name: str, g: Any, t: int = t) -> Any:
-                return np.where(_steps_like(g) == t, g, 0.0) if name.startswith(OUTPUTS) else g * 0
-
-            run, slow = (trial.way(reverse=reverse, **options) for options in trial.ways)
-            got = trial.answers(run, weigh=at_t, tangents=False)
+        fast, slow = (
+            trial.weighed(trial.way(reverse=reverse, **options), map(_of_step, range(trial.steps)))
+            for options in trial.ways
+        )
+        for t, (got, expected) in enumerate(zip(fast, slow, strict=True)):
             for name, gradient in _by_inputs(got):
                 later = gradient[:t] if reverse else gradient[t + 1 :]
                 trial.zero("S4", later, f"the output of step {t} depends on later inputs: {name}, reverse={reverse}")
-            expected = trial.answers(slow, weigh=at_t, tangents=False)
             found += trial.agree("S4", got, expected, f"what the output of step {t} depends on differs")
     if trial.rows is not None:
-        for row in range(trial.rows):
-
-            def of_row(name: str, g: Any, row: int = row) -> Any:
-                return np.where(_rows_like(name, g) == row, g, 0.0)
-
-            for name, gradient in _by_inputs(trial.answers(trial.way(), weigh=of_row, tangents=False)):
+        for row, answers in enumerate(trial.weighed(trial.way(), map(_of_row, range(trial.rows)))):
+            for name, gradient in _by_inputs(answers):
                 others = np.delete(gradient, row, axis=1)
                 trial.zero("S4", others, f"the outputs of row {row} depend on other rows: {name}")
     return found
+
+
+def _of_step(t: int) -> Callable[[str, Any], Any]:
+    """Leaves of a cotangent what belongs to the output of step t."""
+
+    def weigh(name: str, g: Any) -> Any:
+        return np.where(_steps_like(g) == t, g, 0.0) if name.startswith(OUTPUTS) else g * 0
+
+    return weigh
+
+
+def _of_row(row: int) -> Callable[[str, Any], Any]:
+    """Leaves of a cotangent what belongs to a row."""
+
+    def weigh(name: str, g: Any) -> Any:
+        return np.where(_rows_like(name, g) == row, g, 0.0)
+
+    return weigh
 
 
 def _by_inputs(answers: Answers) -> list[tuple[str, Any]]:
@@ -173,7 +184,7 @@ def s5_ragged(trial: ScanTrial) -> Found:
     for reverse in (False, True):
         expected = trial.answers(_row_by_row(trial, reverse))
         for options in trial.ways:
-            got = trial.answers(trial.way(lengths=trial.lengths, reverse=reverse, **options))
+            got = trial.answers_of(padded=True, reverse=reverse, **options)
             problem = f"a padded batch is not its rows one by one (reverse={reverse}{said(options)})"
             found += trial.agree("S5", got, expected, problem)
             _frozen(trial, reverse, options)
@@ -259,7 +270,7 @@ def s6_padding(trial: ScanTrial) -> Found:
         for options in trial.ways:
             run = trial.way(lengths=trial.lengths, reverse=reverse, **options)
             how = f"reverse={reverse}{said(options)}"
-            clean = trial.answers(run)
+            clean = trial.answers_of(padded=True, reverse=reverse, **options)
             for name, gradient in _by_inputs(clean):
                 trial.zero("S6", gradient[past], f"{name} is not zero in the padding ({how})")
             for poison in POISONS:
@@ -287,26 +298,26 @@ def _poisoned(leaf: Any, past: Any, poison: float) -> Any:
 
 def s7_truncated(trial: ScanTrial) -> Found:
     """TBPTT(k1, k2) changes no value; its gradients are those of the loop with its state stopped where it cuts."""
-    full, last = trial.answers(trial.way(), tangents=False), trial.steps
+    full, last = trial.answers_of(tangents=False), trial.steps
     values = {name: a for name, a in full.items() if name.startswith((FINAL, OUTPUTS))}
-
-    def last_step(name: str, g: Any) -> Any:
-        return np.where(_steps_like(g) == last - 1, g, 0.0) if name.startswith(OUTPUTS) else g * 0
-
     found = []
     for k1, k2 in sorted({(1, 1), (1, 2), (2, 2), (2, 3), (1, last), (last, last)}):
         problem = f"TBPTT({k1}, {k2})"
         windows = _windows(trial, k1, k2)
-        got = trial.answers(windows, tangents=False)
+        got, of_the_last = trial.weighed(windows, (_unchanged, _of_step(last - 1)))
         same = {name: got[name] for name in values}
         found += trial.agree("S7", same, values, f"{problem} changes values", sized_by=full)
         expected = full if k2 >= last else trial.answers(_stopped(trial, k1, k2), tangents=False)
         found += trial.agree("S7", got, expected, f"{problem} is not the loop with its state stopped")
         begin = _beginning((last - 1) // k1 * k1, k1, k2, last)
         if begin:
-            for name, gradient in _by_inputs(trial.answers(windows, weigh=last_step, tangents=False)):
+            for name, gradient in _by_inputs(of_the_last):
                 trial.zero("S7", gradient[:begin], f"{problem}: {name} is not zero before the last window begins")
     return found
+
+
+def _unchanged(name: str, g: Any) -> Any:
+    return g
 
 
 def _windows(trial: ScanTrial, k1: int, k2: int) -> Walk:
@@ -363,10 +374,11 @@ def s11_checkpoint(trial: ScanTrial) -> Found:
     there values are the same to rounding where gradients are wanted, and bit for bit where none are.
     """
     found = []
-    for reverse, lengths in ((False, None), (True, trial.lengths)):
+    for reverse, padded in ((False, False), (True, trial.lengths is not None)):
         for options in trial.ways:
-            plain = {"lengths": lengths, "reverse": reverse, **options}
-            expected, values = trial.answers(trial.way(**plain), tangents=False), trial.values(trial.way(**plain))
+            plain = {"lengths": trial.lengths if padded else None, "reverse": reverse, **options}
+            expected = trial.answers_of(padded=padded, reverse=reverse, tangents=False, **options)
+            values = trial.values(trial.way(**plain))
             for k in (1, trial.steps - 1, "sqrt"):
                 saving = trial.way(checkpoint=k, **plain)
                 got = trial.answers(saving, tangents=False)
@@ -403,7 +415,7 @@ def s12_draws(trial: ScanTrial) -> Found:
             "not every step draws anew: a draw's key holds the number of its step",
             hints=[f"draws by the number of the step in their key: {dict(by_step)}, in {trial.steps} steps"],
         )
-    reference = trial.answers(trial.way(unroll=True))
+    reference = trial.answers_of(unroll=True)
     found = []
     for options in trial.ways:
         problem = f"the seed is the same and the answer is not{said(options)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tracemalloc
 import weakref
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from minigrad import tree
 from minigrad.ops import concatenate
 from minigrad.tape import Tape
 from minigrad.tensor import Tensor
+from minigrad.testing.collector import without_collector
 from minigrad.testing.compare import judge, random_cotangent
 from minigrad.testing.numeric import derivative_along, is_float
 from minigrad.testing.scan_trial import Found, ScanTrial, Walk, said
@@ -103,13 +103,13 @@ def _peak(trial: ScanTrial, options: dict[str, Any], steps: int) -> int:
 
     if not options:  # the first time there is something to compile
         run()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        run()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    with without_collector():  # else the peak would depend on when it runs
+        tracemalloc.start()
+        try:
+            run()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
 
 def _dies(trial: ScanTrial, options: dict[str, Any]) -> None:
@@ -121,15 +121,9 @@ def _dies(trial: ScanTrial, options: dict[str, Any]) -> None:
         seen.extend(weakref.ref(leaf) for leaf in tree.flatten(trial.state_of(result))[0] if isinstance(leaf, Tensor))
         return result
 
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with without_collector():
         trial.answers(trial.way(**options, body=body), tangents=False)
         alive = sum(ref() is not None for ref in seen)
-    finally:
-        if enabled:
-            gc.enable()
     if alive:
         trial.fail(
             "S10", f"{alive} of {len(seen)} states are alive after backward{said(options)}: does the body keep them?"

@@ -7,7 +7,7 @@ value for as long as an answer is worked out. That makes of every body a functio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
@@ -53,6 +53,7 @@ ROUNDING = 64 * EPS  # between two ways of adding up the same few terms, in unit
 NUDGE = 2.0**-40  # by which a point is moved to see what rounding does to the answers
 WORST_CONDITION = 1e4  # beyond it answers are not told from rounding, and there is no verdict
 OUTPUTS, FINAL = "outputs", "final state"
+GRADIENT, TANGENT = "gradient by ", "tangent of "
 
 
 class Given(NamedTuple):
@@ -92,6 +93,8 @@ class ScanTrial:
     def __init__(self, given: Given) -> None:
         self.given = given
         self.seed = given.seed
+        self._known: dict[tuple[int, bool, bool, bool], Answers] = {}
+        self._drawn: dict[Any, Answers] = {}
         self.net = given.body if hasattr(given.body, "zero_state") else None
         self.whole = self.net is not None and is_whole_sequence(self.net)
         self.has_output = given.has_output or self.net is not None
@@ -163,17 +166,57 @@ class ScanTrial:
         """What a way gives where nobody wants a gradient."""
         with self._standing_in():
             xs, init = self._assume(self._on_device(at))
-            return {name: self.adapter.to_host(leaf) for name, leaf in _result(run(xs, init)).items()}
+            return self._hosted(_result(run(xs, init)))
 
     def answers(
         self,
         run: Walk,
         at: Mapping[str, Any] | None = None,
         by: Sequence[str] | None = None,
-        weigh: Callable[[str, Any], Any] | None = None,
         tangents: bool = True,
     ) -> Answers:
-        """Values, gradients and tangents by some variables (all of them); `weigh` changes the drawn cotangents."""
+        """Values, gradients and tangents by some variables (all of them)."""
+        f, moved, rest = self._function(run, at, by)
+        with self._standing_in():
+            out, pull = vjp(f, moved)
+            found = self._hosted(out | rest) | self._hosted(pull(self._like(out, 1))[0], GRADIENT)
+            if tangents:
+                found |= self._hosted(jvp(f, (moved,), (self._like(moved, 2),))[1], TANGENT)
+        return found
+
+    def answers_of(
+        self,
+        *,
+        steps: int | None = None,
+        reverse: bool = False,
+        padded: bool = False,
+        unroll: bool = False,
+        tangents: bool = True,
+    ) -> Answers:
+        """The answers of a plain `way`, `padded` being with lengths: worked out once, since many laws look at them."""
+        key = (self.steps if steps is None else steps, reverse, padded, unroll)
+        if key not in self._known:
+            lengths = self.lengths if padded else None
+            self._known[key] = self.answers(self.way(steps, lengths=lengths, reverse=reverse, unroll=unroll))
+        found = self._known[key]
+        return found if tangents else {name: a for name, a in found.items() if not name.startswith(TANGENT)}
+
+    def weighed(self, run: Walk, weights: Iterable[Callable[[str, Any], Any]]) -> list[Answers]:
+        """Values and gradients for each change of the drawn cotangents: one run, and a walk back for each."""
+        f, moved, rest = self._function(run)
+        with self._standing_in():
+            out, pull = vjp(f, moved)
+            values, drawn = self._hosted(out | rest), self._draw(out, 1)
+            found = []
+            for weigh in weights:
+                g = {name: self.adapter.asarray(np.asarray(weigh(name, a))) for name, a in drawn.items()}
+                found.append(values | self._hosted(pull(g)[0], GRADIENT))
+        return found
+
+    def _function(
+        self, run: Walk, at: Mapping[str, Any] | None = None, by: Sequence[str] | None = None
+    ) -> tuple[Callable[..., dict[str, Any]], dict[str, Any], dict[str, Any]]:
+        """A way as a function of some variables, these, and what it returns that is no float: filled when it runs."""
         here = self._on_device(at)
         moved = {name: here[name] for name in (self.point if by is None else by)}
         rest: dict[str, Any] = {}
@@ -184,16 +227,10 @@ class ScanTrial:
             rest.update({name: leaf for name, leaf in result.items() if not is_float(leaf)})
             return {name: leaf for name, leaf in result.items() if is_float(leaf)}
 
-        with self._standing_in():
-            out, pull = vjp(f, moved)
-            found = {name: self.adapter.to_host(leaf) for name, leaf in (out | rest).items()}
-            g = self._like(out, 1, weigh)
-            for name, gradient in pull(g)[0].items():
-                found[f"gradient by {name}"] = self.adapter.to_host(gradient)
-            if tangents:
-                for name, tangent in jvp(f, (moved,), (self._like(moved, 2),))[1].items():
-                    found[f"tangent of {name}"] = self.adapter.to_host(tangent)
-        return found
+        return f, moved, rest
+
+    def _hosted(self, values: Mapping[str, Any], prefix: str = "") -> Answers:
+        return {prefix + name: self.adapter.to_host(leaf) for name, leaf in values.items()}
 
     def second(self, run: Walk, at: Mapping[str, Any] | None = None) -> Answers:
         """The Hessian of a bent sum of the results, times a direction: reverse over reverse."""
@@ -213,7 +250,7 @@ class ScanTrial:
 
         with self._standing_in():
             found = grad(slope)(moved)
-        return {f"second derivative by {name}": self.adapter.to_host(leaf) for name, leaf in found.items()}
+        return self._hosted(found, "second derivative by ")
 
     def cotangents(self, run: Walk) -> list[Any]:
         """What `answers` pulls back, for each floating result of a way, in their order."""
@@ -221,15 +258,19 @@ class ScanTrial:
         drawn = self._like(values, 1)
         return [self.adapter.to_host(drawn[name]) for name in values]
 
-    def _like(self, values: Mapping[str, Any], stream: int, weigh: Any = None) -> dict[str, Any]:
+    def _like(self, values: Mapping[str, Any], stream: int) -> dict[str, Any]:
+        """A drawn array for each value, of its dtype."""
+        drawn = self._draw(values, stream)
+        return {name: self.adapter.asarray(a.astype(values[name].dtype)) for name, a in drawn.items()}
+
+    def _draw(self, values: Mapping[str, Any], stream: int) -> Answers:
         """A drawn array for each value, the same whenever names and shapes are the same."""
-        rng = np.random.default_rng([self.seed, stream])
-        drawn = {}
-        for name in sorted(values):
-            g = random_cotangent(np.zeros(values[name].shape), rng)
-            g = g if weigh is None else weigh(name, g)
-            drawn[name] = self.adapter.asarray(np.asarray(g, values[name].dtype))
-        return drawn
+        shapes = {name: tuple(values[name].shape) for name in sorted(values)}
+        key = (stream, *shapes.items())
+        if key not in self._drawn:
+            rng = np.random.default_rng([self.seed, stream])
+            self._drawn[key] = {name: random_cotangent(np.zeros(shape), rng) for name, shape in shapes.items()}
+        return self._drawn[key]
 
     # ---- values that stand in for captured tensors -------------------------------------------------------------
 
@@ -390,14 +431,15 @@ class ScanTrial:
     def _probe(self) -> None:
         """Run twice: answers must be finite and the same, and depend on the params and on no other leaf."""
         run = self.way(**self.unrolled)
-        if any(not same_bits(a, b) for a, b in zip(self.values(run).values(), self.values(run).values(), strict=True)):
+        once, again = self.values(run), self.values(run)
+        if any(not same_bits(a, b) for a, b in zip(once.values(), again.values(), strict=True)):
             self.fail(
                 "S1",
                 "the body gives two different results for the same arguments",
                 error=NondeterministicError,
                 hints=["draw with minigrad.random and a seed: a body is a function of its arguments"],
             )
-        for name, value in self.values(run).items():
+        for name, value in once.items():
             if is_float(value) and not np.isfinite(value).all():
                 self.fail("S1", f"no verdict is possible: {name} is not finite here", error=NondifferentiableError)
         with self._standing_in():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from minigrad.testing import strategies
+from minigrad.testing.collector import without_collector
 from minigrad.testing.machines.ops import GraphOp
 from minigrad.testing.machines.program import Program
 from minigrad.testing.machines.reference import EXACT, Flow, Made, Memory, Node, below, flows, is_freed, kept
@@ -24,16 +24,25 @@ from minigrad.testing.specs import Shape
 MOST_ELEMENTS, MOST_PATHS, LARGEST = 12, 64, 2.0**16  # of results; what exceeds them is not computed
 
 
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Within the block, what is in a cycle is not freed."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+@cache  # Hypothesis looks into every new strategy before it draws from it, which takes longer than the draw
+def _from_the_newest(count: int) -> st.SearchStrategy[int]:
+    """A place in a list, counted from its end: in half of the cases any, else one of the last four."""
+    newest = min(count, 4)
+    return st.sampled_from([k % newest for k in range(count)] + list(range(count)))
+
+
+def _small_integers(seed: int, shape: Shape) -> Floats:
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float64)
+
+
+@cache
+def _op_and_stale(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, bool]]:
+    """An op, and whether it may meet what was freed: in one draw, since a draw takes as long as running a line."""
+    return st.tuples(st.sampled_from(names), strategies.rarely())
+
+
+# Of a walk: without a cotangent, retain=True, the cotangent written to afterwards, the seed of its numbers.
+_walks = st.tuples(st.booleans(), st.integers(0, 3).map(bool), st.booleans(), strategies.seeds)
 
 
 class Machine(RuleBasedStateMachine):
@@ -59,13 +68,11 @@ class Machine(RuleBasedStateMachine):
 
     def integers(self, data: st.DataObject, shape: Shape) -> Floats:
         """An array of small integers."""
-        rng = np.random.default_rng(data.draw(strategies.seeds, label="seed"))
-        return rng.integers(-3, 4, shape).astype(np.float64)
+        return _small_integers(data.draw(strategies.seeds, label="seed"), shape)
 
     def choose(self, data: st.DataObject, label: str, nodes: Sequence[Node]) -> Node:
         """One of these nodes, counted from the newest, in most cases one of the newest: graphs grow deep and knotty."""
-        last = len(nodes) - 1
-        return nodes[-1 - data.draw(st.integers(0, min(last, 3)) | st.integers(0, last), label=label)]
+        return nodes[-1 - data.draw(_from_the_newest(len(nodes)), label=label)] if len(nodes) > 1 else nodes[0]
 
     def tracked(self) -> list[Node]:
         return [node for node in self.nodes if node.tracked]
@@ -93,10 +100,11 @@ class Machine(RuleBasedStateMachine):
         pool: Sequence[Node] = (),
     ) -> str | None:
         """The line that applies an op to nodes of the pool, or any; None where none fit, or the result is too large."""
-        names = [name for name, op in self.ops.items() if transforms or not op.transforms]
-        op = self.ops[data.draw(st.sampled_from(names), label="op")]
+        choices = tuple(name for name, op in self.ops.items() if transforms or not op.transforms)
+        name, stale = data.draw(_op_and_stale(choices), label="op, stale")
+        op = self.ops[name]
         if not pool:
-            pool = self.nodes if data.draw(strategies.rarely(), label="stale") else self.sound()
+            pool = self.nodes if stale else self.sound()
         operands: list[Node] = []
         for _ in range(op.operands):
             shapes = [node.value.shape for node in operands]
@@ -177,9 +185,9 @@ class Machine(RuleBasedStateMachine):
 
         Afterwards the cotangent may be written to: it is the caller's, and nothing may share it.
         """
-        plain = root.value.size == 1 and data.draw(st.booleans(), label="plain")
-        g = np.ones(root.value.shape) if plain else self.integers(data, root.value.shape)
-        retain = data.draw(st.integers(0, 3), label="retain") > 0
+        plain, retain, overwritten, seed = data.draw(_walks, label="plain, retain, overwritten, seed")
+        plain = plain and root.value.size == 1
+        g = np.ones(root.value.shape) if plain else _small_integers(seed, root.value.shape)
         found = list(flows(root, g))
         if any(flow.bound.max(initial=0) >= EXACT for flow in found):
             return None
@@ -199,7 +207,7 @@ class Machine(RuleBasedStateMachine):
                 if node.made is not None and not retain:
                     node.made.freed = node.walked = True
             self.check_that_the_dead_are_gone()
-        if argument and data.draw(st.booleans(), label="overwritten"):
+        if argument and overwritten:
             self.run(f"{argument}[...] = 9.0")
             self.cotangents[argument] = np.full(g.shape, 9.0)
         for flow in found:

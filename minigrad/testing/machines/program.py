@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,11 @@ from minigrad.testing.report import literal
 
 class ProgramError(AssertionError):
     """A program that a machine wrote went wrong; the message says where, and ends with the program."""
+
+
+@lru_cache(maxsize=1024)  # the same few expressions are looked at after every line of every program
+def _compiled(text: str) -> CodeType:
+    return compile(text, "<program>", "eval")
 
 
 class Program:
@@ -56,7 +63,7 @@ class Program:
 
     def value(self, text: str) -> Any:
         """What an expression is at this point."""
-        return self.context.run(eval, text, self.names)
+        return self.context.run(eval, _compiled(text), self.names)
 
     def expect(self, text: str, expected: Floats | None) -> None:
         """Fail unless an expression is this array, exactly, or None."""
