@@ -70,12 +70,13 @@ class NumpyBackend:
 
     def freeze(self, array: np.ndarray) -> None:
         """Make `array` read-only; views of its memory made earlier stay as they are."""
-        array.flags.writeable = False
+        # Half the time of `array.flags.writeable = False`, and every record passes here.
+        array.setflags(False)  # type: ignore[call-arg]  # NumPy's stub knows the keyword alone
 
     def thaw(self, array: np.ndarray) -> None:
         """Make `array` writeable again, unless it is a view of an array that is still read-only."""
         try:  # noqa: SIM105  # contextlib.suppress takes three times as long, and every record passes here
-            array.flags.writeable = True
+            array.setflags(True)  # type: ignore[call-arg]
         except ValueError:
             pass
 

@@ -118,7 +118,7 @@ class Leaf(Record):
 
     def hold(self, backend: Backend) -> Hold | None:
         """A hold on this leaf's array; ops look at `live_hold` first."""
-        held = hold(self.out, backend)
+        held = hold((self.out,), backend)
         self.live_hold = no_hold if held is None else weakref.ref(held)
         return held
 
@@ -154,12 +154,12 @@ def keep(record: Record | None, array: Array) -> None:
     """Lend an array that a record may need to somebody who could write to it: read-only while the record needs it."""
     held: Any = None
     while record is not None and record.__class__ is not Leaf and record.values is not None:
-        held = held or hold(array, backend_of(array))
+        held = held or hold((array,), backend_of(array))
         if held is None:
             return
-        lent = getattr(record, "lent", None)
-        if held is not lent and not (lent.__class__ is list and held in lent):
-            record.lent = held if lent is None else [held, lent]
+        lent = getattr(record, "lent", None) or {}
+        if held.arrays[0] not in lent:  # it is seen again and again
+            record.lent = {**lent, held.arrays[0]: held}
         # a view shows what the record before made
         record = record.parents[0] if record.parents and getattr(array, "base", None) is not None else None
 

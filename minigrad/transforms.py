@@ -137,7 +137,7 @@ def _variable(x: Any, where: str) -> Any:
     parent = value.record if isinstance(value, Tensor) else None
     if parent is None:
         return Tensor(array, Leaf(array))
-    return Tensor(array, Record(copy_, (array,), (parent,), {}, array, hold(array, backend_of(array))))
+    return Tensor(array, Record(copy_, (array,), (parent,), {}, array, hold((array,), backend_of(array))))
 
 
 def _seed(seed: Any, like: Tensor) -> Value:
@@ -508,7 +508,7 @@ def checkpoint(f: Fn) -> Fn:
         if not any(parents):
             return trace.result()
         values = [constant(value) for value in inputs] + [record.out for record in op.captured]
-        held = [hold(value, backend_of(value)) for value in values]
+        held = [hold((value,), backend_of(value)) for value in values]
         record = recorder(op, values, parents, {}, tuple(out.array for out in trace.outputs), held)
         picked = tape.unbundle(record)
         for place, out in enumerate(trace.outputs):

@@ -289,7 +289,7 @@ ENGINE = [
          check_no_grad),
         ("stop_gradient does not stop", transforms.stop_gradient, "return", "return x\n    return",
          check_stop_gradient),
-        ("needed arrays stay writeable", hold.Hold.__init__, "backend.freeze(array)", "pass",
+        ("needed arrays stay writeable", hold._take, "backend.freeze(array)", "pass",
          check_needed_arrays_are_read_only),
         ("contributions are not noted", tape.WatchedRecord.note, "in contributions", "in contributions[::-1]",
          check_contributions),

@@ -90,10 +90,10 @@ IN_GRAPHS = {
 IN_VIEWS = {name: KNOWN[name] for name in ("needed arrays stay writeable",)} | {
     name: partial(edited, function, old, new)
     for name, function, old, new in (
-        ("holds are never released", hold.Hold.__del__, "backend.thaw(array)", "pass"),
-        ("the base of a view is not held", hold.hold, "if base.__class__ is array.__class__", "if False"),
-        ("constants are not held", op.settled, "hold(array, backend)", "None"),
-        ("what is seen is not lent", tape.keep, "record.lent = held", "record.lent = None and held"),
+        ("holds are never released", hold._let_go, "backend.thaw(array)", "pass"),
+        ("the base of a view is not held", hold._take, "if base.__class__ is array.__class__", "if False"),
+        ("constants are not held", op.settled, "hold((array,), backend)", "None"),
+        ("what is seen is not lent", tape.keep, "record.lent = {", "record.lent = None and {"),
         ("new data takes over the old hold", Tensor.data.fset, "self.record.live_hold = tape.no_hold", "pass"),
         ("new data does not reach the tape", Tensor.data.fset, "self.record.out = array", "pass"),
         ("tensors share what they are made of", mg.tensor, ".copy()", ""),

@@ -107,12 +107,12 @@ class Op:
                 for parent in parents:
                     keep(parent, out)  # it may be a view of an array that another record needs
             return Box.new(out)
-        held = [
-            hold(value, backend)
+        needed = [
+            value
             for value, parent in zip(values, parents, strict=True)
             if (parent is None or parent.__class__ is Leaf) and value.__class__ is kind
         ]
-        return Box.new(out, record(self, values, parents, static, out, held))
+        return Box.new(out, record(self, values, parents, static, out, hold(needed, backend)))
 
     def _convert_and_call(self, args: Sequence[Any], static: dict[str, Any]) -> Any:
         """The slow way in: lists, NumPy scalars, arrays of a type not seen before, or numbers alone.
@@ -379,7 +379,7 @@ def settled(array: Array, out: Array, backend: Backend) -> tuple[Array, Hold | N
     Rules would promote integers to another dtype than the op did.
     """
     if array.dtype.kind == "f":
-        return array, hold(array, backend)
+        return array, hold((array,), backend)
     return array.astype(out.dtype), None
 
 

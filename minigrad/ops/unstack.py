@@ -38,4 +38,4 @@ def unstack(x: Value) -> list[Value]:
     make = recorder.get()
     if not parts or x.record is None or make is None:
         return [type(x)(part) for part in parts]
-    return list(unbundle(make(UNSTACK, (array,), (x.record,), {}, parts, hold(array, backend_of(array)))))
+    return list(unbundle(make(UNSTACK, (array,), (x.record,), {}, parts, hold((array,), backend_of(array)))))

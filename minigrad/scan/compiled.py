@@ -231,7 +231,7 @@ class CompiledScan:
         else:
             saved = Checkpoints(training, interval, [])
             out = self._infer(arrays, steps, rows, interval, saved.states)
-        held = [hold(array, self.backend) for array in arrays]
+        held = hold(arrays, self.backend)
         record = make(self, [*arrays, saved], [*parents, None], {"steps": steps, "rows": rows}, tuple(out), held)
         return list(unbundle(record))
 
