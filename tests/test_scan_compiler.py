@@ -204,6 +204,15 @@ def attention_by_matmul(w):
     return fn
 
 
+def products_in_stacks(w):
+    def fn(h, x):
+        z = mg.tanh((mg.expand_dims(x @ w["W"], 1) + w["memory"]) @ w["N"])
+        context = mg.squeeze(mg.swapaxes(z @ w["v"], 1, 2) @ z, 1)
+        return mg.tanh(h @ w["U"] + context), z
+
+    return fn
+
+
 def ignores_its_input(w):
     return lambda h, x: mg.tanh(h @ w["U"] + w["b"])
 
@@ -298,6 +307,10 @@ KNOWN = {
         attention_by_matmul, {"memory": (B, S, H), "A": UH, "W": WX, "U": UH, "C": UH}, ONE, [5], [5], has_output=True,
         at_most=True,
     ),
+    "products in stacks": Known(
+        products_in_stacks, {"memory": (B, S, H), "W": WX, "N": (B, H, H), "v": (H, 1), "U": UH}, ONE, [1], [1],
+        has_output=True,
+    ),
     "ignores its input": Known(ignores_its_input, {"U": UH, "b": BH}, ONE, [1], [1]),
     "ignores its state": Known(ignores_its_state, {"W": WX, "b": BH, "V": UH}, ONE, [], []),
     "passes a carry through": Known(passes_a_carry_through, {"W": WX, "U": UH, "C": UH}, (ONE, ONE), [1], [1]),
@@ -384,6 +397,16 @@ def test_products_in_loops(name, options):
             assert all(n <= most for n, most in zip(counted, expected, strict=True)), part.source
         else:
             assert counted == expected, part.source
+
+
+def test_sums_of_stacked_products_are_one_product_for_each_row():
+    """And products over an axis of length 1 multiply element by element."""
+    backward = program_of("products in stacks").backward
+    assert "matmul(steps_beside(" in backward.source  # of N
+    assert "sum_of_steps" not in backward.source
+    assert re.search(r"multiply\(d_z_v_all, transpose\d, ", backward.source), backward.source
+    packed = program_of("products in stacks", lengths=[2, 5]).backward
+    assert "steps_beside" not in packed.source
 
 
 @known

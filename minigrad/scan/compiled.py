@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from minigrad.backend import Backend
+from minigrad.backend import BACKEND_OF_TYPE, Backend
 from minigrad.hold import hold
 from minigrad.ops.indexing import getitem_
-from minigrad.ops.op import is_abstract, zeros_like
+from minigrad.ops.op import zeros_like
 from minigrad.scan import rewrite
 from minigrad.scan.differentiate import Derivative, differentiate, push_forward
 from minigrad.scan.distribute import is_view, once_nodes
@@ -166,7 +166,7 @@ class CompiledScan:
                 derivative = differentiate(body, leaves, given, self.backend, careful.get(), training.once)
                 stacked = derivative.body.elems[len(body.carry) + len(body.elems) :]
                 whole = derivative.body._replace(elems=[*training.residuals, *body.elems, *stacked])
-                whole = rewrite.backward(whole, self.backend)
+                whole = rewrite.backward(whole, self.backend, packed=self.alignment is not None)
                 wishes = ["fresh"] * len(whole.stacked)
                 alignment = None
                 if self.alignment is not None:
@@ -214,9 +214,9 @@ class CompiledScan:
 
         With an `interval`, the state of every so many steps is kept for backward, and the others computed again.
         """
-        if any(constant(value).__class__ is Symbol for value in inputs):
-            return self._as_node(inputs, steps, rows)
         arrays = [constant(value) for value in inputs]
+        if Symbol in {array.__class__ for array in arrays}:
+            return self._as_node(inputs, steps, rows)
         make = recorder.get()
         parents = [
             value.record if isinstance(value, Box) and array.dtype.kind == "f" else None
@@ -224,7 +224,7 @@ class CompiledScan:
         ]
         if make is None or not any(parents):
             return [Box.new(array) for array in self._infer(arrays, steps, rows)]
-        training = self.training(frozenset(i for i, parent in enumerate(parents) if parent is not None))
+        training = self.training(frozenset([i for i, parent in enumerate(parents) if parent is not None]))
         saved: Saved | Checkpoints
         if interval is None:
             out, saved = self._train(training, arrays, steps, rows)
@@ -322,14 +322,13 @@ class CompiledScan:
         """One gradient an input, from a dict of cotangents by the place of the result."""
         steps, rows = static["steps"], static["rows"]
         saved = values[-1]
-        inputs = values[:-1] if isinstance(saved, Saved | Checkpoints) else values
-        want = frozenset(i for i, w in enumerate(wanted[: len(inputs)]) if w is not None)
-        abstract = any(is_abstract(constant(value)) for value in [*inputs, *g.values()])
-        boxed = any(isinstance(value, Box) for value in [*inputs, *g.values()])
-        if boxed or abstract or not isinstance(saved, Saved | Checkpoints):
-            gradients = self._pull_as_scan(g, inputs, steps, rows, want)
-        else:
+        kept = isinstance(saved, (Saved, Checkpoints))
+        inputs = values[:-1] if kept else values
+        want = frozenset([i for i, w in enumerate(wanted[: len(inputs)]) if w is not None])
+        if kept and {value.__class__ for value in [*inputs, *g.values()]} <= BACKEND_OF_TYPE.keys():
             gradients = self._pull_arrays(g, inputs, saved, steps, rows, want)
+        else:  # tensors, or what has no values
+            gradients = self._pull_as_scan(g, inputs, steps, rows, want)
         return [gradients.get(i) for i in range(len(wanted))]
 
     def _pull_arrays(

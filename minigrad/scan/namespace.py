@@ -63,7 +63,15 @@ def _made_by(backend: Backend) -> dict[str, Callable[..., Array]]:
         counts = backend.asarray(rows.steps_of_rows(), array.dtype)
         return array * counts.reshape((-1,) + (1,) * (array.ndim - 1))
 
-    made = (copy_to_shape, step_numbers, sum_of_steps, times_steps)
+    def steps_beside(stack: Array, axis: int) -> Array:
+        """The steps one after the other along an axis, -1 or -2: with -2, (T, ..., n, k) becomes (..., T * n, k)."""
+        moved = xp.moveaxis(stack, 0, axis - 1)
+        steps, size = moved.shape[axis - 1 :][:2]
+        shape = list(stack.shape[1:])
+        shape[axis] = steps * size
+        return moved.reshape(shape)
+
+    made = (copy_to_shape, step_numbers, sum_of_steps, times_steps, steps_beside)
     return {function.__name__: function for function in made}
 
 

@@ -9,7 +9,14 @@ from typing import Any
 from minigrad.ops.linalg import matmul
 from minigrad.scan.calls import Calls
 from minigrad.scan.differentiate import SUM_OVER_TIME
-from minigrad.scan.distribute import COPY, PRODUCT_OVER_TIME, ROWS_OVER_TIME, SCATTER_OVER_TIME, UFUNCS
+from minigrad.scan.distribute import (
+    COPY,
+    PRODUCT_OVER_TIME,
+    PRODUCTS_OVER_TIME,
+    ROWS_OVER_TIME,
+    SCATTER_OVER_TIME,
+    UFUNCS,
+)
 from minigrad.scan.symbol import Symbol
 from minigrad.scan.text import tuple_of
 
@@ -59,6 +66,19 @@ def _product(e: Calls, node: Symbol) -> str:
     return f"dot({e.rows(a, a.shape[-1])}.T, {e.rows(b, b.shape[-1])})"
 
 
+def _products(e: Calls, node: Symbol) -> str:
+    """The sum over steps of a @ b: one product for each of the leading indices."""
+    a, b = node.inputs
+    left, right = e.stack(a)[0], e.stack(b)[0]
+    if e.is_once(a) and e.is_once(b):
+        return _times_steps(e, f"matmul({left}, {right})", a)
+    if e.is_once(a):
+        return f"matmul({left}, sum_of({right}, axis=0))"
+    if e.is_once(b):
+        return f"matmul(sum_of({left}, axis=0), {right})"
+    return f"matmul(steps_beside({left}, -1), steps_beside({right}, -2))"
+
+
 def _rows(e: Calls, node: Symbol) -> str:
     """The sum over steps and over axes of each."""
     x = node.inputs[0]
@@ -106,6 +126,7 @@ def _scatter_rows(e: Calls, node: Symbol) -> str:
 _RULES: dict[Any, Callable[[Calls, Symbol], str]] = {
     SUM_OVER_TIME: _sum,
     PRODUCT_OVER_TIME: _product,
+    PRODUCTS_OVER_TIME: _products,
     ROWS_OVER_TIME: _rows,
     SCATTER_OVER_TIME: _scatter,
 }

@@ -7,7 +7,8 @@
 - sigmoid(z) is tanh(z / 2) / 2 + 1 / 2, so that one tanh serves all gates; the halves move into the weights;
 - sums and products are reassociated by what changes when: first what is the same at all steps, then what is known for
   all steps at once, last what the loop makes; common factors of the loop are taken out of sums. Never across a `where`;
-- sums over time move inwards, where a product of two stacks takes them up.
+- sums over time move inwards, where a product of two stacks takes them up;
+- products over an axis of length 1 are done element by element.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from minigrad.scan.rewrite.over_time import sums_over_time
 from minigrad.scan.rewrite.regroup import regroup
 from minigrad.scan.rewrite.scales import scales_into_weights
 from minigrad.scan.rewrite.side_by_side import merge_products, merge_slices
+from minigrad.scan.rewrite.simplify import outer_product
 from minigrad.scan.trace import Body
 
 
@@ -38,18 +40,19 @@ def forward(body: Body, backend: Backend) -> Body:
     return graph.body
 
 
-def backward(body: Body, backend: Backend) -> Body:
-    """The same for the body of a derivative."""
+def backward(body: Body, backend: Backend, packed: bool) -> Body:
+    """The same for the body of a derivative; with `packed` rows, or not."""
     graph = Graph(body, backend)
     with graph.rewriting():
         graph.apply(graph.shared)
-        graph.apply(lambda node: sums_over_time(node, graph.leaves))
+        graph.apply(lambda node: sums_over_time(node, graph.leaves, packed))
         slices_to_concatenations(graph)
         scales_into_weights(graph)
         regroup(graph)
         into_pieces(graph)
         regroup(graph)
-        graph.apply(lambda node: sums_over_time(node, graph.leaves))
+        graph.apply(lambda node: sums_over_time(node, graph.leaves, packed))
+        graph.apply(outer_product)
         graph.apply(graph.shared)
     name_by_inputs(graph.order)
     return graph.body

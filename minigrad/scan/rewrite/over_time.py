@@ -10,14 +10,18 @@ from minigrad.ops.shape import reshape_, transpose_
 from minigrad.scan.differentiate import SUM_OVER_TIME
 from minigrad.scan.distribute import (
     PRODUCT_OVER_TIME,
+    PRODUCTS_OVER_TIME,
     ROWS_OVER_TIME,
     SCATTER_OVER_TIME,
 )
 from minigrad.scan.symbol import Slot, Symbol, current
 
 
-def sums_over_time(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
-    """Move a sum over time inwards: through what is linear, into products and sums over rows."""
+def sums_over_time(node: Symbol, leaves: set[Symbol], packed: bool) -> Symbol | None:
+    """Move a sum over time inwards: through what is linear, into products and sums over rows.
+
+    Rows that are `packed` are not the same in number at all steps, so steps cannot stand beside each other in them.
+    """
     if node.op is not SUM_OVER_TIME:
         return None
     x, trace = node.inputs[0], current.get()
@@ -27,7 +31,7 @@ def sums_over_time(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
 
     def summed(value: Symbol) -> Symbol:
         total = trace.node(SUM_OVER_TIME, [value], {})
-        better = sums_over_time(total, leaves)
+        better = sums_over_time(total, leaves, packed)
         return total if better is None else better
 
     if (
@@ -38,6 +42,8 @@ def sums_over_time(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
     ):
         rows = x.inputs[0].inputs[0]
         return Symbol(PRODUCT_OVER_TIME, (rows, x.inputs[1]), {}, x.shape, x.dtype, trace)
+    if x.op is matmul and not packed and len(x.shape) > 2 and len({i.shape[:-2] for i in x.inputs}) == 1:
+        return Symbol(PRODUCTS_OVER_TIME, x.inputs, {}, x.shape, x.dtype, trace)
     if x.op is sum_ and len(x.inputs[0].shape) > 0:
         return Symbol(ROWS_OVER_TIME, x.inputs, x.static, x.shape, x.dtype, trace)
     if x.op is scatter_add and any(part.__class__ is Slot for part in x.static["index"]):

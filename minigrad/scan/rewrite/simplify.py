@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minigrad.ops.elementwise import add, negative, subtract
+from minigrad.ops.elementwise import add, multiply, negative, subtract
 from minigrad.ops.indexing import getitem_
 from minigrad.ops.linalg import matmul
 from minigrad.ops.op import WEAK
@@ -54,6 +54,15 @@ def simpler(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
         if b.op is broadcast_to_ and not b.inputs[0].shape and a.shape == node.shape and b.inputs[0].dtype == b.dtype:
             return with_inputs(node, (a, b.inputs[0]))
     return None
+
+
+def outer_product(node: Symbol) -> Symbol | None:
+    """Products over an axis of length 1, element by element: NumPy does a stack of them one after the other."""
+    if node.op is not matmul or len(node.shape) < 3 or node.inputs[0].shape[-1] != 1:
+        return None
+    if any(len(i.shape) < 2 for i in node.inputs):
+        return None
+    return Symbol(multiply, node.inputs, {}, node.shape, node.dtype, node.trace, node.number)
 
 
 def _is_product_transposed(node: Symbol) -> bool:
