@@ -164,6 +164,9 @@ def test_the_diagnosis_in_words():
         == "formula: 5 of 5 other sets of values fail, and all of 4 other structures"
     )
     assert by_structure([True] * 5, [True, False]).startswith("structural: 5 of 5 ")
+    assert by_structure([True] * 5, []) == (
+        "structural, or in the formula: 5 of 5 other sets of values fail; the op has no other structure"
+    )
     assert by_structure([True, False], [True]) == "it depends on the values: 1 of 2 other sets of values fail"
     assert len(some_cases(spec_for("matmul"))) == 5
 

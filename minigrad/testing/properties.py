@@ -495,7 +495,7 @@ PROPERTIES: dict[str, Entry] = {
         Entry("P7", p7_degenerate, 0.5),
         Entry("P8", p8_fan_out, 0.375, needs="transforms"),
         Entry("P9", p9_kinks, 0.375),
-        Entry("P10", p10_float32, 0.3, needs="vjp_keeping"),
+        Entry("P10", p10_float32, 0.25, needs="vjp_keeping"),
         Entry("P11", p11_specials, 0.375),
         Entry("P12", p12_subsets, 0.375, needs="transforms"),
         Entry("P13", p13_second_order, 0.375, needs="transforms"),

@@ -165,8 +165,14 @@ def _worst_indices(error: Floats, tol: Floats) -> list[tuple[int, ...]]:
         return []
     with np.errstate(divide="ignore", invalid="ignore"):
         excess = np.where(error == 0, 0.0, error / tol).ravel()
+    if not (excess > 1).any():
+        return [_index(excess.argmax(), error.shape)]  # nobody asks for the others
     order = np.argsort(-excess, kind="stable")[:WORST]
-    return [tuple(int(j) for j in np.unravel_index(i, error.shape)) for i in order]
+    return [_index(i, error.shape) for i in order]
+
+
+def _index(place: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(j) for j in np.unravel_index(place, shape))
 
 
 def _subscript(index: tuple[int, ...]) -> str:

@@ -110,7 +110,9 @@ def by_structure(values: Iterable[bool], structures: Iterable[bool]) -> str:
     fail = f"{sum(here)} of {len(here)} other sets of values fail"
     if not all(here):
         return f"it depends on the values: {fail}"
-    if elsewhere and all(elsewhere):
+    if not elsewhere:
+        return f"structural, or in the formula: {fail}; the op has no other structure"
+    if all(elsewhere):
         return f"formula: {fail}, and all of {len(elsewhere)} other structures"
     return f"structural: {fail}, but only {sum(elsewhere)} of {len(elsewhere)} other structures"
 

@@ -20,12 +20,24 @@ SEQUENCES = frozenset("tup arrays condlist choicelist multi_index".split())  # o
 DEVICE_REPEATS = frozenset(["repeats"])  # a device array may tell them, for a wait of the host
 
 
+_SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_names_of: dict[tuple[Any, ...], tuple[str, ...]] = {}  # by caller, how many arguments have no name, and the others'
+
+
 def bind(caller: str, expected: inspect.Signature, args: Any, kwargs: Any) -> inspect.BoundArguments:
     """Return the arguments by CuPy's names; raise TypeError for what CuPy's function does not take."""
-    try:
-        bound = expected.bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"cupy.{caller}{expected}: {error}") from None
+    form = (caller, len(args), *kwargs)
+    names = _names_of.get(form)
+    if names is None:
+        try:
+            bound = expected.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"cupy.{caller}{expected}: {error}") from None
+        if not any(expected.parameters[name].kind in _SEVERAL for name in bound.arguments):
+            _names_of[form] = tuple(bound.arguments)
+    else:  # most calls: a signature takes several times as long
+        given = dict(zip(names, args, strict=False), **kwargs)
+        bound = inspect.BoundArguments(expected, {name: given[name] for name in names})
     out = bound.arguments.get("out")
     if out is not None and not isinstance(out, StrictArray):
         raise TypeError(f"cupy.{caller}: out must be a device array, got {type(out)}")
