@@ -13,11 +13,11 @@ from minigrad.testing.kinks import at_kinks
 from minigrad.testing.ledger import MIN_EXAMPLES, Cell, Ledger
 from minigrad.testing.numeric import flatten
 from minigrad.testing.properties import PROPERTIES, check, check_conventions
-from minigrad.testing.report import GradientError, NondeterministicError, NondifferentiableError
+from minigrad.testing.report import GradientError, NondeterministicError, NondifferentiableError, is_shown
 from minigrad.testing.specials import at_specials
 from minigrad.testing.specs import Case, OpSpec, structure
 from minigrad.testing.strategies import find_case, seeds, some_cases
-from minigrad.testing.teach import by_structure, diagnosed, failure, is_shown, simplest
+from minigrad.testing.teach import by_structure, diagnosed, failure, simplest
 from minigrad.testing.trial import Rejected, Trial
 
 SEEDS = 5
@@ -95,7 +95,7 @@ def check_limits(spec: OpSpec, adapter: Adapter, ledger: Ledger) -> None:
 
 
 def run_example(spec: OpSpec, prop: str, case: Case, seed: int, adapter: Adapter, ledger: Ledger) -> bool:
-    """Check one example and enter it into the ledger; say whether it was accepted, and compared anything."""
+    """Check one example and enter it into the ledger; say whether it was accepted, and compared every argument."""
     cell = Cell(spec.name, prop, adapter.name)
     try:
         compared = check(spec, prop, case, seed, adapter)
@@ -104,9 +104,10 @@ def run_example(spec: OpSpec, prop: str, case: Case, seed: int, adapter: Adapter
         return False
     except GradientError as error:
         raise explained(error, spec, prop, case, seed, adapter) from None
-    linear = {k for group in spec.groups(case) for k in group} if prop == "P2" else len(case.shapes)
-    ledger.accept(cell, linear, compared, structure(case))  # P2 is about those in which the op is linear
-    return bool(compared)
+    every = range(len(case.shapes))
+    wanted = {k for group in spec.groups(case) for k in group} if prop == "P2" else every  # in which the op is linear
+    ledger.accept(cell, wanted, compared, structure(case))
+    return bool(compared) and set(compared).issuperset(wanted)
 
 
 def explained(error: GradientError, spec: OpSpec, prop: str, case: Case, seed: int, adapter: Adapter) -> GradientError:

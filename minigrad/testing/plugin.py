@@ -38,7 +38,7 @@ from minigrad.testing.strategies import seeds
 from minigrad.testing.trial import Rejected
 
 EXAMPLES = ".hypothesis/examples"  # where nightly runs keep what they find, in the folder that pytest is started in
-FEWEST = 10  # examples of a property, whatever its share: the ledger needs five that compare every argument
+FEWEST = 6  # examples that compare every argument, whatever a property's share: the ledger needs five
 BACKEND_SHARES = {STRICT: 1 / 3}  # NumPy computes there as well: what is new is what it forbids, and that shows at once
 _COMMON: dict[str, Any] = {
     "deadline": None,
@@ -155,6 +155,7 @@ def _many_examples(spec: OpSpec, prop: str, backend: str) -> None:
     share = PROPERTIES[prop].share * BACKEND_SHARES.get(backend, 1.0)
     chosen = settings(
         max_examples=max(FEWEST, int(_profile().max_examples * share)),
+        phases=set(_profile().phases) - {Phase.explain},  # what Hypothesis would explain, the diagnosis says
         # A failure looks for other structures that fail, which are drawn too.
         suppress_health_check=[*_profile().suppress_health_check, HealthCheck.nested_given],
     )

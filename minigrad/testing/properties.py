@@ -498,7 +498,7 @@ PROPERTIES: dict[str, Entry] = {
         Entry("P10", p10_float32, 0.25, needs="vjp_keeping"),
         Entry("P11", p11_specials, 0.375),
         Entry("P12", p12_subsets, 0.375, needs="transforms"),
-        Entry("P13", p13_second_order, 0.375, needs="transforms"),
+        Entry("P13", p13_second_order, 0.25, needs="transforms"),
         Entry("P14", p14_device, 0.3, needs="minigrad", backend=STRICT),
         Entry("P15", p15_determinism, 0.25),
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 
+from minigrad.tape import scoped
 from minigrad.testing.numeric import Floats
 
 WORST = 3  # how many elements a message shows; never the whole Jacobian
@@ -98,6 +101,24 @@ class NondifferentiableError(GradientError):
 
 class NondeterministicError(GradientError):
     """The function or the rule gave two different answers to one question, so nothing can be said about it."""
+
+
+_quiet: ContextVar[bool] = ContextVar("minigrad_testing_quiet", default=False)
+
+
+def quiet() -> scoped:
+    """A block in which nobody reads why a check fails, only that it does: so nobody looks for what would explain it."""
+    return scoped(_quiet, True)
+
+
+def is_shown() -> bool:
+    """Say whether anybody will read a failure of this moment: of the many that Hypothesis shrinks, the last only."""
+    if _quiet.get():
+        return False
+    control = sys.modules.get("hypothesis.control")
+    if control is None or not control.currently_in_test_context():
+        return True
+    return bool(control.current_build_context().is_final)
 
 
 @dataclass

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from minigrad.tape import scoped
 from minigrad.testing.compare import map_result
 from minigrad.testing.numeric import flatten, leaves
 from minigrad.testing.probes import one_hots
-from minigrad.testing.report import GradientError, NondeterministicError, NondifferentiableError
+from minigrad.testing.report import GradientError, NondeterministicError, NondifferentiableError, is_shown
 
 Attempt = Callable[[Sequence[Any], Any], Any]
 
@@ -36,24 +33,6 @@ def taught(error: GradientError, attempt: Attempt, args: Sequence[Any], g: Any) 
     if isinstance(error, (NondeterministicError, NondifferentiableError)) or not is_shown():
         return error.with_traceback(None)
     return diagnosed(simplest(error, attempt, args, g), by_values(error, attempt, args, g))
-
-
-_quiet: ContextVar[bool] = ContextVar("minigrad_testing_quiet", default=False)
-
-
-def quiet() -> scoped:
-    """A block in which nobody reads why a check fails, only that it does: so nobody looks for what would explain it."""
-    return scoped(_quiet, True)
-
-
-def is_shown() -> bool:
-    """Say whether anybody will read a failure of this moment: of the many that Hypothesis shrinks, the last only."""
-    if _quiet.get():
-        return False
-    control = sys.modules.get("hypothesis.control")
-    if control is None or not control.currently_in_test_context():
-        return True
-    return bool(control.current_build_context().is_final)
 
 
 def simplest(error: GradientError, attempt: Attempt, args: Sequence[Any], g: Any) -> GradientError:

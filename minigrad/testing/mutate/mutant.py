@@ -11,7 +11,7 @@ import numpy as np
 from minigrad.testing.compare import same_bits
 from minigrad.testing.mutate.results import count_of, rule
 from minigrad.testing.mutate.syntax import Mutant, NoSourceError, source
-from minigrad.testing.teach import quiet
+from minigrad.testing.report import quiet
 
 Test = Callable[[Callable[..., Any]], Any]
 

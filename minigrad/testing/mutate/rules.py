@@ -32,9 +32,9 @@ from minigrad.testing.mutate.patch import attribute
 from minigrad.testing.mutate.results import CHANGES
 from minigrad.testing.mutate.syntax import Mutant, source
 from minigrad.testing.properties import PROPERTIES, check
+from minigrad.testing.report import quiet
 from minigrad.testing.specs import Case, OpSpec, all_specs, structure
 from minigrad.testing.strategies import find_case, seeds
-from minigrad.testing.teach import quiet
 from minigrad.testing.trial import Rejected
 
 DRAWN, EXAMPLES, SAME_STRUCTURE = 40, 20, 2
