@@ -529,7 +529,7 @@ def test_numpy_scalars_are_strong_as_in_numpy():
         (np.float16(2.0) * t, np.float16(2.0) * t.data),
         (t * np.int64(2), t.data * np.int64(2)),
         (t * np.array(2.0), t.data * np.array(2.0)),
-        (t ** np.int64(2), t.data ** np.int64(2)),
+        (t ** np.int64(2), np.power(t.data, np.int64(2))),  # NumPy 2.0 keeps float32 for `**` alone
         (t * np.bool_(True), t.data * np.bool_(True)),
     ):
         assert isinstance(ours, mg.Tensor)
@@ -885,7 +885,8 @@ def test_logical_functions_ask_for_truth_not_for_bits():
 
 def test_both_spellings_of_clip():
     t = leaf([-1.0, 0.5, 2.0])
-    assert np.clip(t, min=0, max=1).data.tolist() == [0.0, 0.5, 1.0]
+    if np.lib.NumpyVersion(np.__version__) >= "2.1.0":  # which brought them
+        assert np.clip(t, min=0, max=1).data.tolist() == [0.0, 0.5, 1.0]
     assert np.clip(t, a_min=0, a_max=1).data.tolist() == [0.0, 0.5, 1.0]
 
 
