@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from hypothesis.internal.reflection import function_digest
 
 import minigrad as mg
 from minigrad.testing import Domain, GradientError, check_grads
@@ -65,6 +66,28 @@ def test_a_wrong_derivative_is_shrunk_and_can_be_pasted():
     with pytest.raises(GradientError) as again:
         eval(line, {"np": np, "check_grads": check_grads, "test_wrong": test_wrong})
     assert again.value.report.worst == error.value.report.worst
+
+
+def test_failures_of_one_test_are_not_tried_on_another():
+    """Hypothesis keeps them; tests of the same name in two places are two tests."""
+
+    def made():
+        @gradient_property(x=tensor((B,)))
+        def test_square(x):
+            return x * x
+
+        return test_square
+
+    def also_made():
+        @gradient_property(x=tensor((B,)))
+        def test_square(x):
+            return x * x
+
+        return test_square
+
+    first, again, other = (function_digest(make().hypothesis.inner_test) for make in (made, made, also_made))
+    assert first == again
+    assert first != other
 
 
 def test_a_wrong_rule_is_caught():

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import core, errors, settings
 from hypothesis import strategies as st
 from hypothesis.database import InMemoryExampleDatabase
+from hypothesis.internal.reflection import function_digest
 
 import minigrad as mg
 from minigrad import backend, ops
@@ -498,6 +499,20 @@ def test_a_failing_test_of_an_op_shows_its_diagnosis():
     wrong = dataclasses.replace(spec_for("tanh"), name="tanh, wrong", ref=np.sin, cases=cases)
     with pytest.raises(GradientError, match="diagnosis  structural, or in the formula"):
         plugin.op_test("P1", wrong)(minigrad_spec=wrong, minigrad_backend="numpy")
+
+
+def test_failures_of_one_op_are_not_tried_on_another(monkeypatch):
+    """Hypothesis keeps them in its database, under the name of what failed."""
+    kept = set()
+
+    def noted(**_):
+        return lambda test: lambda: kept.add(function_digest(test))
+
+    monkeypatch.setattr(plugin, "given", noted)
+    for prop, name, place in (("P0", "add", "numpy"), ("P1", "add", "numpy"), ("P0", "add", "strict")):
+        for _ in range(2):
+            plugin.op_test(prop)(minigrad_spec=spec_for(name), minigrad_backend=place)
+    assert len(kept) == 3
 
 
 def test_a_convention_that_is_broken_is_red():

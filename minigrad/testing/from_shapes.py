@@ -13,7 +13,7 @@ from minigrad.testing.checks import check_grads, check_vjp
 from minigrad.testing.compare import FLOOR
 from minigrad.testing.report import NondifferentiableError
 from minigrad.testing.specs import Case, Domain, OpSpec, Shape, realize
-from minigrad.testing.strategies import seeds
+from minigrad.testing.strategies import kept_as, seeds
 
 Size = int | st.SearchStrategy[int]
 
@@ -108,6 +108,7 @@ def gradient_property(
 
         for name in ("__name__", "__qualname__", "__doc__", "__module__"):
             setattr(test, name, getattr(f, name))
+        kept_as(test, f"{f.__module__}.{f.__qualname__}")
         shapes = st.tuples(*[drawn.shapes for drawn in tensors.values()])
         made: Any = settings(**_options(max_examples))(given(shapes=shapes, seed=seeds)(test))
         made.function = function

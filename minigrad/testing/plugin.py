@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextvars
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,7 +33,7 @@ from minigrad.testing.execution import STRICT, strict_adapter
 from minigrad.testing.ledger import LEDGER, Cell, expected_cells, registry_problems
 from minigrad.testing.properties import PROPERTIES, check, check_conventions
 from minigrad.testing.specs import Case, OpSpec, all_specs
-from minigrad.testing.strategies import seeds
+from minigrad.testing.strategies import kept_as, seeds
 from minigrad.testing.trial import Rejected
 
 EXAMPLES = ".hypothesis/examples"  # where nightly runs keep what they find, in the folder that pytest is started in
@@ -151,7 +150,7 @@ def _many_examples(spec: OpSpec, prop: str, backend: str) -> None:
         if not run_example(spec, prop, case, seed, backend):
             reject()  # it is not counted as an example: else luck would decide whether the ledger has enough
 
-    example.__name__ = re.sub(r"\W", "_", f"{prop}_of_{spec.name}_on_{backend}")  # by which it keeps what it finds
+    kept_as(example, f"{prop} of {spec.name} on {backend}")
     share = PROPERTIES[prop].share * BACKEND_SHARES.get(backend, 1.0)
     chosen = settings(
         max_examples=max(FEWEST, int(_profile().max_examples * share)),

@@ -7,6 +7,7 @@ Hypothesis looks through each new one before it draws.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -22,6 +23,14 @@ from minigrad.testing.specs import Case, OpSpec, Shape, structure
 DrawFn = Callable[[st.SearchStrategy[Any]], Any]
 
 seeds = st.integers(0, 2**16 - 1)  # from which all values are drawn
+
+
+def kept_as(test: Callable[..., Any], name: str) -> None:
+    """Give a function that is made for many tests, before `given`, a name under which Hypothesis keeps its failures.
+
+    It keeps them by source and signature, and would try those of one test on the others.
+    """
+    test.__signature__ = inspect.signature(test).replace(return_annotation=name)  # type: ignore[attr-defined]
 
 
 @cache
