@@ -28,18 +28,20 @@ class _Held:
 
 
 class Hold:
-    """Keeps arrays read-only while anybody has this object."""
+    """Keeps arrays, and what they are views of, read-only while anybody has this object."""
 
-    __slots__ = ("backend", "arrays", "__weakref__")
+    __slots__ = ("backend", "held", "__weakref__")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.arrays: list[_Held] = []
+        self.held: list[_Held] = []
 
     def __del__(self) -> None:
-        with _lock:
-            for held in self.arrays:
-                _let_go(held, self.backend)
+        try:
+            _let_go(self.held, self.backend)
+        finally:
+            if self.held:  # an interrupt (Ctrl-C) came between, and nobody sees it in a finaliser
+                _let_go(self.held, self.backend)
 
 
 _known: dict[int, _Held] = {}
@@ -51,40 +53,47 @@ def hold(arrays: Sequence[Array], backend: Backend) -> Hold | None:
     made = Hold(backend)
     with _lock:
         for array in arrays:
-            held = _take(array, backend)
-            if held is not None:
-                made.arrays.append(held)
-    return made if made.arrays else None
+            _take(array, backend, made.held)
+    return made if made.held else None
 
 
-def _take(array: Array, backend: Backend) -> _Held | None:
-    """Count one hold more on an array, or on the array below it where it is read-only itself."""
+# Python looks for interrupts and garbage after calls. So what is counted is entered without a call between, and is
+# entered before it is frozen: whenever an interrupt comes, the hold knows what it has to let go.
+
+
+def _take(array: Array, backend: Backend, taken: list[_Held]) -> _Held | None:
+    """Add what holds an array to `taken`: itself, unless it is read-only already, and what it is a view of."""
     held = _known.get(id(array))
-    if held is not None:
+    if held is not None and held.count:  # else a collection of garbage has let it go since the line above
         held.count += 1
-        if held.count > 1:  # else a collection of garbage between these lines has let it go
-            return held
+        taken.append(held)
+    else:
+        held = None
     base = getattr(array, "base", None)
-    below = _take(base, backend) if base.__class__ is array.__class__ else None
+    below = _take(base, backend, taken) if base.__class__ is array.__class__ else None
+    if held is not None:
+        return held
     if not backend.is_writeable(array):
         return below
+    held = _Held(array, below)
+    taken.append(held)
+    _known[id(array)] = held
     backend.freeze(array)
-    held = _known[id(array)] = _Held(array, below)
     return held
 
 
-def _let_go(held: _Held, backend: Backend) -> None:
-    """Count one hold less; an array that nobody holds any more becomes writeable."""
-    held.count -= 1
-    if held.count:
-        return
-    array, below = held.array, held.below
-    del _known[id(array)]
-    if below is not None:
-        _let_go(below, backend)
-    backend.thaw(array)
-    if below is not None and below.count and not backend.is_writeable(array):
-        below.waiting = below.waiting or []
-        below.waiting.append(array)
-    for view in held.waiting or ():
-        backend.thaw(view)
+def _let_go(taken: list[_Held], backend: Backend) -> None:
+    """Count one hold less on each, the last one first; what nobody holds any more becomes writeable."""
+    with _lock:
+        while taken:
+            held = taken[-1]
+            if held.count == 1:
+                _known.pop(id(held.array), None)
+                backend.thaw(held.array)
+                if held.below is not None and held.below.count and not backend.is_writeable(held.array):
+                    held.below.waiting = held.below.waiting or []
+                    held.below.waiting.append(held.array)
+                for view in held.waiting or ():
+                    backend.thaw(view)
+            held.count -= 1
+            del taken[-1]

@@ -158,8 +158,9 @@ def keep(record: Record | None, array: Array) -> None:
         if held is None:
             return
         lent = getattr(record, "lent", None) or {}
-        if held.arrays[0] not in lent:  # it is seen again and again
-            record.lent = {**lent, held.arrays[0]: held}
+        key = frozenset(held.held)
+        if key not in lent:  # it is seen again and again
+            record.lent = {**lent, key: held}
         # a view shows what the record before made
         record = record.parents[0] if record.parents and getattr(array, "base", None) is not None else None
 

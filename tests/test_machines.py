@@ -90,7 +90,7 @@ IN_GRAPHS = {
 IN_VIEWS = {name: KNOWN[name] for name in ("needed arrays stay writeable",)} | {
     name: partial(edited, function, old, new)
     for name, function, old, new in (
-        ("holds are never released", hold._let_go, "backend.thaw(array)", "pass"),
+        ("holds are never released", hold._let_go, "backend.thaw(held.array)", "pass"),
         ("the base of a view is not held", hold._take, "if base.__class__ is array.__class__", "if False"),
         ("constants are not held", op.settled, "hold((array,), backend)", "None"),
         ("what is seen is not lent", tape.keep, "record.lent = {", "record.lent = None and {"),

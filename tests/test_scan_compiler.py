@@ -207,8 +207,20 @@ def attention_by_matmul(w):
 def products_in_stacks(w):
     def fn(h, x):
         z = mg.tanh((mg.expand_dims(x @ w["W"], 1) + w["memory"]) @ w["N"])
-        context = mg.squeeze(mg.swapaxes(z @ w["v"], 1, 2) @ z, 1)
+        context = mg.squeeze(mg.swapaxes(z @ w["v"], 1, 2) @ w["memory"], 1)
         return mg.tanh(h @ w["U"] + context), z
+
+    return fn
+
+
+def products_with_rows(w):
+    """One factor of each outer product in its derivative is the same at all steps."""
+
+    def fn(h, x):
+        keys = mg.tanh(mg.expand_dims(x @ w["W"], 1) + w["memory"])
+        left = mg.squeeze(w["p"] @ (keys + w["memory"]), 1)
+        right = mg.squeeze((keys + w["memory"]) @ w["q"], 2)
+        return mg.tanh(h @ w["U"] + left), right
 
     return fn
 
@@ -311,6 +323,10 @@ KNOWN = {
         products_in_stacks, {"memory": (B, S, H), "W": WX, "N": (B, H, H), "v": (H, 1), "U": UH}, ONE, [1], [1],
         has_output=True,
     ),
+    "products with rows": Known(
+        products_with_rows, {"memory": (B, S, H), "W": WX, "p": (B, 1, S), "q": (B, H, 1), "U": UH}, ONE, [1], [1],
+        has_output=True,
+    ),
     "ignores its input": Known(ignores_its_input, {"U": UH, "b": BH}, ONE, [1], [1]),
     "ignores its state": Known(ignores_its_state, {"W": WX, "b": BH, "V": UH}, ONE, [], []),
     "passes a carry through": Known(passes_a_carry_through, {"W": WX, "U": UH, "C": UH}, (ONE, ONE), [1], [1]),
@@ -399,12 +415,15 @@ def test_products_in_loops(name, options):
             assert counted == expected, part.source
 
 
-def test_sums_of_stacked_products_are_one_product_for_each_row():
-    """And products over an axis of length 1 multiply element by element."""
+def test_sums_of_outer_products_are_one_product_for_each_row():
+    """And those that are not summed multiply element by element."""
     backward = program_of("products in stacks").backward
-    assert "matmul(steps_beside(" in backward.source  # of N
+    assert backward.source.count("matmul(steps_beside(") == 1  # of the memory
     assert "sum_of_steps" not in backward.source
     assert re.search(r"multiply\(d_z_v_all, transpose\d, ", backward.source), backward.source
+    source = program_of("products with rows").backward.source
+    assert "multiply(sum_of(" in source
+    assert re.search(r"multiply\(\w+, sum_of\(", source), source
     packed = program_of("products in stacks", lengths=[2, 5]).backward
     assert "steps_beside" not in packed.source
 

@@ -917,3 +917,44 @@ def test_a_hold_that_goes_while_another_is_taken(monkeypatch):
     assert not array.flags.writeable
     del second
     assert array.flags.writeable
+
+
+class Interrupted:
+    """NumPy's backend, in which Ctrl-C comes once, right after `method` has done its work."""
+
+    def __init__(self, method):
+        self.backend, self.method = get_backend("numpy"), method
+
+    def __getattr__(self, name):
+        if name != self.method:
+            return getattr(self.backend, name)
+
+        def interrupted(array):
+            self.method = None
+            getattr(self.backend, name)(array)
+            raise KeyboardInterrupt
+
+        return interrupted
+
+
+def test_an_interrupt_leaves_nothing_read_only():
+    base, other = np.ones(3), np.ones(2)
+    view = base[:]
+    with pytest.raises(KeyboardInterrupt):
+        hold((other, view, base), Interrupted("freeze"))
+    gc.collect()  # the error kept the hold
+    assert base.flags.writeable
+    assert view.flags.writeable
+    assert other.flags.writeable
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a finaliser cannot raise it
+def test_an_interrupt_in_a_finaliser_leaves_nothing_read_only():
+    base, other = np.ones(3), np.ones(2)
+    view = base[:]
+    held = hold((other, view, base), Interrupted("thaw"))
+    assert not base.flags.writeable
+    del held
+    assert base.flags.writeable
+    assert view.flags.writeable
+    assert other.flags.writeable

@@ -26,7 +26,7 @@ from minigrad.testing.hints import simple_hints, unreduced_hints
 from minigrad.testing.ledger import Ledger
 from minigrad.testing.probes import one_hots
 from minigrad.testing.properties import check
-from minigrad.testing.strategies import some_cases
+from minigrad.testing.strategies import shapes, some_cases
 from minigrad.testing.teach import by_structure
 
 X = np.array([0.25, -1.5, 0.75])
@@ -339,6 +339,14 @@ def test_check_properties_counts_what_it_compared():
     assert min(counts.values()) >= 5
     with pytest.raises(ValueError, match=r"not everything was tested:\nP1 of tanh on numpy: 3 examples compared"):
         check_properties(spec_for("tanh"), properties=["P1"], max_examples=3)
+
+
+@pytest.mark.parametrize("prop", ["P0", "P1"])
+def test_examples_without_numbers_are_no_examples(prop):
+    """However wrong an op is, what is empty cannot show it; the ledger says that nothing was compared."""
+    empty = replace(spec_for("tanh"), ref=np.sin, cases=shapes().map(lambda shape: Case(((0, *shape),))))
+    with pytest.raises(ValueError, match=f"not everything was tested:\n{prop} of tanh on numpy: 0 examples compared"):
+        check_properties(empty, properties=[prop], max_examples=10)
 
 
 def test_check_properties_looks_at_conventions_limits_and_exemptions():

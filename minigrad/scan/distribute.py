@@ -277,8 +277,8 @@ class Contraction:
 PRODUCT_OVER_TIME = Contraction("product_over_time")
 """The sum over steps of a.T @ b, as one product: (n, k), (n, m) to (k, m)."""
 
-PRODUCTS_OVER_TIME = Contraction("products_over_time")
-"""The sum over steps of a @ b, whose leading axes are the same: (..., n, k), (..., k, m) to (..., n, m)."""
+OUTER_OVER_TIME = Contraction("outer_over_time")
+"""The sum over steps of outer products, as one product a leading index: (..., n, 1), (..., 1, m) to (..., n, m)."""
 
 ROWS_OVER_TIME = Contraction("rows_over_time")
 """The sum over steps and over `axis`."""

@@ -11,8 +11,8 @@ from minigrad.scan.calls import Calls
 from minigrad.scan.differentiate import SUM_OVER_TIME
 from minigrad.scan.distribute import (
     COPY,
+    OUTER_OVER_TIME,
     PRODUCT_OVER_TIME,
-    PRODUCTS_OVER_TIME,
     ROWS_OVER_TIME,
     SCATTER_OVER_TIME,
     UFUNCS,
@@ -58,7 +58,7 @@ def _product(e: Calls, node: Symbol) -> str:
         return f"dot({left}.T, {right})"
     left, right = e.stack(a)[0], e.stack(b)[0]
     if e.is_once(a) and e.is_once(b):
-        return _times_steps(e, f"dot({left}.T, {right})", a)
+        return _times_steps(e, f"dot({left}.T, {right})", node)
     if e.is_once(a):
         return f"dot({left}.T, sum_of({right}, axis=0))"
     if e.is_once(b):
@@ -66,16 +66,16 @@ def _product(e: Calls, node: Symbol) -> str:
     return f"dot({e.rows(a, a.shape[-1])}.T, {e.rows(b, b.shape[-1])})"
 
 
-def _products(e: Calls, node: Symbol) -> str:
-    """The sum over steps of a @ b: one product for each of the leading indices."""
+def _outer(e: Calls, node: Symbol) -> str:
+    """The sum over steps of outer products: one product for each of the leading indices."""
     a, b = node.inputs
     left, right = e.stack(a)[0], e.stack(b)[0]
     if e.is_once(a) and e.is_once(b):
-        return _times_steps(e, f"matmul({left}, {right})", a)
+        return _times_steps(e, f"multiply({left}, {right})", node)
     if e.is_once(a):
-        return f"matmul({left}, sum_of({right}, axis=0))"
+        return f"multiply({left}, sum_of({right}, axis=0))"
     if e.is_once(b):
-        return f"matmul(sum_of({left}, axis=0), {right})"
+        return f"multiply(sum_of({left}, axis=0), {right})"
     return f"matmul(steps_beside({left}, -1), steps_beside({right}, -2))"
 
 
@@ -126,7 +126,7 @@ def _scatter_rows(e: Calls, node: Symbol) -> str:
 _RULES: dict[Any, Callable[[Calls, Symbol], str]] = {
     SUM_OVER_TIME: _sum,
     PRODUCT_OVER_TIME: _product,
-    PRODUCTS_OVER_TIME: _products,
+    OUTER_OVER_TIME: _outer,
     ROWS_OVER_TIME: _rows,
     SCATTER_OVER_TIME: _scatter,
 }

@@ -48,7 +48,7 @@ ROUNDING = 64 * EPS  # between two ways of adding up the same few terms
 
 def p0_reference(trial: Trial) -> Sequence[int]:
     """The result has the reference's values, shape and dtype, in float64 and float32, and no input changes."""
-    context = trial.context("P0")
+    context, compared = trial.context("P0"), False
     for dtype in ("float64", "float32"):
         host = [a.astype(dtype) for a in trial.host]
         arrays = trial.to_device(host)
@@ -57,6 +57,7 @@ def p0_reference(trial: Trial) -> Sequence[int]:
             if not trial.adapter.is_array(part):
                 context.fail("P0", f"arrays go in, and a {type(part).__qualname__} comes out")
             got, want = trial.adapter.to_host(part), np.asarray(wanted)
+            compared |= want.size > 0
             if (got.shape, got.dtype) != (want.shape, want.dtype):
                 context.fail(
                     "P0", f"the result is {got.dtype}{list(got.shape)}, the reference is {want.dtype}{list(want.shape)}"
@@ -70,7 +71,7 @@ def p0_reference(trial: Trial) -> Sequence[int]:
         for k, (before, after) in enumerate(zip(host, trial.to_host(arrays), strict=True)):
             if not same_bits(before, after):
                 context.fail("P0", f"the op wrote into its argument {k}")
-    return list(trial.argnums) or [0]
+    return (trial.filled() if trial.argnums else [0]) if compared else []
 
 
 # ---- P1 to P4: the first derivative --------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from minigrad.ops.reductions import sum_
 from minigrad.ops.shape import reshape_, transpose_
 from minigrad.scan.differentiate import SUM_OVER_TIME
 from minigrad.scan.distribute import (
+    OUTER_OVER_TIME,
     PRODUCT_OVER_TIME,
-    PRODUCTS_OVER_TIME,
     ROWS_OVER_TIME,
     SCATTER_OVER_TIME,
 )
+from minigrad.scan.rewrite.simplify import is_stack_of_outer_products
 from minigrad.scan.symbol import Slot, Symbol, current
 
 
@@ -42,8 +43,8 @@ def sums_over_time(node: Symbol, leaves: set[Symbol], packed: bool) -> Symbol | 
     ):
         rows = x.inputs[0].inputs[0]
         return Symbol(PRODUCT_OVER_TIME, (rows, x.inputs[1]), {}, x.shape, x.dtype, trace)
-    if x.op is matmul and not packed and len(x.shape) > 2 and len({i.shape[:-2] for i in x.inputs}) == 1:
-        return Symbol(PRODUCTS_OVER_TIME, x.inputs, {}, x.shape, x.dtype, trace)
+    if x.op is matmul and not packed and is_stack_of_outer_products(x) and len({i.shape[:-2] for i in x.inputs}) == 1:
+        return Symbol(OUTER_OVER_TIME, x.inputs, {}, x.shape, x.dtype, trace)
     if x.op is sum_ and len(x.inputs[0].shape) > 0:
         return Symbol(ROWS_OVER_TIME, x.inputs, x.static, x.shape, x.dtype, trace)
     if x.op is scatter_add and any(part.__class__ is Slot for part in x.static["index"]):

@@ -58,11 +58,15 @@ def simpler(node: Symbol, leaves: set[Symbol]) -> Symbol | None:
 
 def outer_product(node: Symbol) -> Symbol | None:
     """Products over an axis of length 1, element by element: NumPy does a stack of them one after the other."""
-    if node.op is not matmul or len(node.shape) < 3 or node.inputs[0].shape[-1] != 1:
-        return None
-    if any(len(i.shape) < 2 for i in node.inputs):
+    if node.op is not matmul or not is_stack_of_outer_products(node):
         return None
     return Symbol(multiply, node.inputs, {}, node.shape, node.dtype, node.trace, node.number)
+
+
+def is_stack_of_outer_products(product: Symbol) -> bool:
+    """Whether a product has leading axes, and the axis that it sums over length 1."""
+    a, b = product.inputs
+    return len(product.shape) > 2 and min(len(a.shape), len(b.shape)) > 1 and a.shape[-1] == 1
 
 
 def _is_product_transposed(node: Symbol) -> bool:
