@@ -1,7 +1,8 @@
 """What the tape needs stays unchanged: a hold keeps arrays read-only until the last record that needs them is gone.
 
 Only libraries that know read-only arrays take part (NumPy). A view that existed before, other than through its base,
-can still write: that is a documented limit.
+can still write: that is a documented limit. So is that NumPy cannot make memory of another library (of a torch tensor,
+of DLPack) writeable again: such an array stays read-only.
 """
 
 from __future__ import annotations
