@@ -62,6 +62,8 @@ class Structure:
                 raise ValueError("too few leaves for the structure")
             return leaf
         parts = [child._build(leaves) for child in self.children]  # noqa: SLF001  # of its own class
+        if self.kind is tuple:
+            return tuple(parts)
         if self.kind is type(None):
             return None
         if issubclass(self.kind, defaultdict):

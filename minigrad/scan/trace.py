@@ -7,6 +7,7 @@ no new program.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -184,21 +185,26 @@ class Trace:
     def node(self, op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> Symbol:
         """What an op gives: symbols and Python numbers go in."""
         key = frozen(static) if static else None
-        forms, entry = [op, key], [op]
-        for i in inputs:
-            if i.__class__ is Symbol:
-                forms += (i.shape, i.dtype)
-                entry.append(i.number)
+        known: Any  # what the form depends on
+        entry: Any  # of the code
+        if 0 < len(inputs) <= 2 and inputs[0].__class__ is inputs[-1].__class__ is Symbol:  # unrolled: nearly every op
+            a, b = inputs[0], inputs[-1]
+            if len(inputs) == 1:
+                known = (op, key, a.shape, a.dtype)
+                entry = (op, a.number, key)
             else:
-                forms.append(i.__class__)
-        known = tuple(forms)
-        shape, dtype = FORMS.get(known) or tried(known, op, inputs, static)
-        if len(entry) <= len(inputs):
-            inputs = self._without_numbers(op, inputs, dtype)
-            entry = [op, *[i.number for i in inputs]]
-        entry.append(key)
+                known = (op, key, a.shape, a.dtype, b.shape, b.dtype)
+                entry = (op, a.number, b.number, key)
+            shape, dtype = FORMS.get(known) or tried(known, op, inputs, static)
+        else:
+            forms = [(i.shape, i.dtype) if i.__class__ is Symbol else (i.__class__,) for i in inputs]
+            known = (op, key, *itertools.chain(*forms))
+            shape, dtype = FORMS.get(known) or tried(known, op, inputs, static)
+            if any(i.__class__ is not Symbol for i in inputs):
+                inputs = self._without_numbers(op, inputs, dtype)
+            entry = (op, *[i.number for i in inputs], key)
         symbol = Symbol(op, tuple(inputs), static, shape, dtype, self.token, len(self.code))
-        self.code.append(tuple(entry))
+        self.code.append(entry)
         return symbol
 
     def stopped(self, symbol: Symbol) -> Symbol:
