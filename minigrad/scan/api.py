@@ -110,6 +110,9 @@ def _steps_of(leaves: Leaves, structure: tree.Structure, length: int | None) -> 
         if length is None:
             raise ValueError("scan needs elems with at least one array, or length=, the number of steps")
         return length
+    steps = {leaf.shape[:1] for leaf in leaves}
+    if length is None and len(steps) == 1 and () not in steps:  # all is well, and there is nothing to name
+        return int(leaves[0].shape[0])
     sizes = {}
     for leaf, path in zip(leaves, structure.paths(), strict=True):
         if not leaf.shape:

@@ -78,6 +78,7 @@ class Problem:
         if self._output_forms is None:
             self.output_structure, self._output_forms = structure, forms
             self._check_rows(leaves, structure)
+            return leaves
         if structure != self.output_structure:
             raise TypeError(
                 f"the output of scan's fn must keep its structure: it was {self.output_structure}, got {structure}"
