@@ -457,6 +457,7 @@ def test_ctrl_c_without_a_checkpoint_says_how(text, capsys, monkeypatch):
     assert shown.err == ""
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_ctrl_c_ends_at_once(text, capsys, monkeypatch):
     def interrupted(run, corpus):
         signal.raise_signal(signal.SIGINT)

@@ -202,6 +202,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
         commands.claimed("prog", tmp_path / "taken", "curve.png")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_interrupt_is_noted_and_the_second_ends_it_all():
     before = signal.getsignal(signal.SIGINT)
     with commands.FirstInterrupt() as interrupt:
