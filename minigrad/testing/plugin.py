@@ -162,7 +162,7 @@ def _many_examples(spec: OpSpec, prop: str, backend: str) -> None:
 
 
 def run_example(spec: OpSpec, prop: str, case: Case, seed: int, backend: str) -> bool:
-    """Check one example and enter it into the session's ledger; say whether it was accepted, and compared anything."""
+    """Check one example and enter it into the session's ledger; say whether it compared every argument."""
     adapter = strict_adapter() if backend == STRICT else Minigrad(backend)
     return examples.run_example(spec, prop, case, seed, adapter, LEDGER)
 
