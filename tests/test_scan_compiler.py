@@ -439,6 +439,44 @@ def test_programs_are_python_that_can_be_read(name):
     assert repr(program) == str(program)
 
 
+@known
+@pytest.mark.parametrize("options", [{}, {"lengths": [2, 5]}], ids=["", "lengths"])
+def test_a_frame_holds_what_is_read_and_nothing_else(name, options):
+    """With lengths it is made anew at every call, and there each list of views costs what a call in every step does."""
+    program = program_of(name, **options)
+    for part in (program.forward, program.backward):
+        make, run = ast.parse(part.source).body
+        *lines, handed_on = make.body
+        read = {
+            n.id for f in (*lines, run) for n in ast.walk(f) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
+        }
+        made = {
+            line.targets[0].id: line
+            for line in lines
+            if isinstance(line, ast.Assign) and hasattr(line.targets[0], "id")
+        }
+        unread = {name for name in made if name not in read} - {"N"}
+        kept = {element.id for element in handed_on.value.elts} if part is program.forward else set()
+        assert unread <= kept, (unread - kept, part.source)
+
+
+def test_packed_steps_do_what_padded_steps_do_in_as_many_calls():
+    """But for two copies of each state: the same function of adjacent columns is one call, and a bias one product."""
+
+    def calls_a_step(source):
+        (loop,) = [
+            n
+            for n in ast.walk(ast.parse(source))
+            if isinstance(n, ast.For) and isinstance(n.iter, ast.Call) and n.iter.func.id == "zip"
+        ]
+        return len(loop.body)
+
+    padded, packed = program_of("LSTM"), program_of("LSTM", lengths=[2, 5])
+    assert calls_a_step(packed.forward.source) == calls_a_step(padded.forward.source) + 2 * 2
+    assert calls_a_step(packed.backward.source) == calls_a_step(padded.backward.source)
+    assert "sum_of(" not in packed.backward.source
+
+
 def test_a_program_of_constants_wants_no_gradient_and_one_of_tensors_names_them():
     example = example_of("LSTM")
     program = mg.explain.program(example.body(example.weights), example.elems, example.init)

@@ -9,6 +9,7 @@ every step uses again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -163,7 +164,18 @@ class _Emitter(Calls):
         return f"{place.buffer.name}.copy()"
 
     def _text(self) -> Source:
-        """The functions, around the lines that were collected."""
+        """The functions, around the lines that were collected, of which those that nothing needs are dropped."""
+        given = [leaf for leaf in self.body.elems if leaf not in self.lent]
+        leaves = {"carry": self.body.carry, "elems": given, "captured": self.body.captured}
+        inputs = [
+            "(" + "".join(f"{self.input_name(leaf)}, " for leaf in listed) + f") = {name}"
+            for name, listed in leaves.items()
+            if listed
+        ]
+        in_frame = {self.stack(symbol)[0] for symbol in self.plan.kept}
+        lines = self.fuse(self.run)
+        read = in_frame | _words(lines)
+        self.exports = [name for name in self.exports if name in read]
         kept = []
         places = [(self.place.get(s) or self.carry_place[s]).buffer for s in self.body.stacked]
         for symbol in self.body.stacked:
@@ -178,20 +190,13 @@ class _Emitter(Calls):
         fresh = "".join(f"{b.name}, " for b in self.fresh)
         head = ["(" + frame + ") = frame"] if frame else []
         head += ["(" + fresh + ") = fresh"] if fresh else []
-        given = [leaf for leaf in self.body.elems if leaf not in self.lent]
-        leaves = {"carry": self.body.carry, "elems": given, "captured": self.body.captured}
-        inputs = [
-            "(" + "".join(f"{self.input_name(leaf)}, " for leaf in listed) + f") = {name}"
-            for name, listed in leaves.items()
-            if listed
-        ]
-        run = self.fuse([*inputs, *head, *self.run])
+        run = [*inputs, *head, *lines]
         rows = ", rows" if self.packed else ""
         memory = ", empty" if self.packed else ""
         lent = "".join(f"{self.input_name(leaf)}, " for leaf in self.lent)
         make = ["N = rows.total"] if rows else []
         make += [f"({lent}) = lent"] if lent else []
-        make += [*self.make, f"return ({frame})"]
+        make += [*_needed(self.make, read), f"return ({frame})"]
         return Source(
             f"def make(T{rows}{memory}{', lent' if lent else ''}):\n" + "".join(f"    {line}\n" for line in make),
             f"def run(T, carry, elems, captured, frame, fresh{rows}):\n" + "".join(f"    {line}\n" for line in run),
@@ -202,3 +207,19 @@ class _Emitter(Calls):
             self.bytes_a_step,
             [leaf in self.lent for leaf in self.body.elems],
         )
+
+
+def _words(lines: Sequence[str]) -> set[str]:
+    """The names in some lines, and more."""
+    return set(re.findall(r"\w+", "\n".join(lines)))
+
+
+def _needed(lines: Sequence[str], read: set[str]) -> list[str]:
+    """The lines that define what is read, by others of them too."""
+    read, needed = set(read), []
+    for line in reversed(lines):
+        name = line.partition(" = ")[0]
+        if name in read or not name.isidentifier():  # which is a call that fills what is read
+            needed.append(line)
+            read |= _words([line])
+    return needed[::-1]

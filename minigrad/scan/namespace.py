@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -86,14 +85,14 @@ def _rows_of(stack: Array, width: int) -> Array:
     return stack.reshape(math.prod(stack.shape[:-1]), width)
 
 
-def _first_rows(array: Array, rows: Rows) -> list[Array]:
+def _first_rows(array: Array, rows: Rows) -> tuple[Array, ...]:
     """The rows of a buffer that take part in each step."""
-    return [array[:n] for n in rows.counts]
+    return rows.firsts(array)
 
 
-def _packed_views(stack: Array, rows: Rows) -> list[Array]:
+def _packed_views(stack: Array, rows: Rows) -> tuple[Array, ...]:
     """The rows of each step, of those of all steps."""
-    return [stack[a:b] for a, b in itertools.pairwise(rows.starts)]
+    return rows.parts(stack)
 
 
 def _take_rows(array: Array, rows: Rows) -> Array:

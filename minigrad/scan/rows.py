@@ -7,7 +7,9 @@ Source: the packed sequences of PyTorch, without their limits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,15 +143,21 @@ class Rows:
         self.order = np.argsort(-lengths, kind="stable")
         self.steps = int(lengths.max(initial=0))
         ranked = lengths[self.order]
-        self.counts = [int(n) for n in np.searchsorted(-ranked, -np.arange(self.steps), side="left")]
-        self.starts = [0, *np.cumsum(self.counts).tolist()]
-        self.total = self.starts[-1]
+        self._cut(np.searchsorted(-ranked, -np.arange(self.steps), side="left").tolist())
         steps = np.repeat(np.arange(self.steps), self.counts)
         within = np.arange(self.total) - np.repeat(np.asarray(self.starts[:-1], dtype=np.intp), self.counts)
         self.step_of = backend.asarray(steps)
         self.row_of = backend.asarray(within.astype(np.intp))
         self.original = backend.asarray(self.order[within.astype(np.intp)])
         self.permutation = backend.asarray(self.order)
+
+    def _cut(self, counts: list[int]) -> None:
+        """Where each step starts in a packed stack, and how its rows, or as many first rows, are taken of an array."""
+        self.counts = counts
+        self.starts = [0, *itertools.accumulate(counts)]
+        self.total = self.starts[-1]
+        self.parts = _taking([slice(a, b) for a, b in itertools.pairwise(self.starts)])
+        self.firsts = _taking([slice(n) for n in counts])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rows) and (self.all, self.counts) == (other.all, other.counts)
@@ -161,10 +169,8 @@ class Rows:
         """The rows of some of the steps."""
         part = object.__new__(Rows)
         part.all = self.all
-        part.counts = self.counts[steps]
+        part._cut(self.counts[steps])
         part.steps = len(part.counts)
-        part.starts = [0, *np.cumsum(part.counts).tolist()]
-        part.total = part.starts[-1]
         first, last = self.starts[steps.start], self.starts[steps.stop]
         part.step_of = self.step_of[first:last] - steps.start
         part.row_of = self.row_of[first:last]
@@ -192,6 +198,13 @@ class Rows:
     def packed(self, steps: slice) -> slice:
         """Where some of the steps stand in a packed stack."""
         return slice(self.starts[steps.start], self.starts[steps.stop])
+
+
+def _taking(slices: list[slice]) -> Callable[[Array], tuple[Array, ...]]:
+    """What takes all the slices of an array: a program takes those of a dozen arrays, at each call other ones."""
+    if len(slices) < 2:  # for which itemgetter has another form
+        return lambda array: tuple([array[s] for s in slices])
+    return operator.itemgetter(*slices)
 
 
 class Padding(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +82,10 @@ def _rows(e: Calls, node: Symbol) -> str:
     """The sum over steps and over axes of each."""
     x = node.inputs[0]
     axis, keepdims = node.static["axis"], node.static["keepdims"]
+    if not e.is_once(x) and set(axis) == set(range(len(x.shape) - 1)) and len(x.shape) > 1 and x.dtype.kind == "f":
+        # a product, which is faster than NumPy's sum over rows
+        text = f"{e.ones(x)}.dot({e.rows(x, x.shape[-1])})"
+        return f"{text}.reshape({tuple_of(node.shape)})" if keepdims else text
     if x in e.aligned:
         variable = e.stack(x)[0]
         if e.is_once(x):  # a row counts as often as it takes part in a step
@@ -93,10 +96,6 @@ def _rows(e: Calls, node: Symbol) -> str:
     if e.is_once(x):
         total = _times_steps(e, f"sum_of({e.stack(x)[0]}, axis={tuple_of(axis)})", node)
         return f"{total}.reshape({tuple_of(node.shape)})"
-    if set(axis) == set(range(len(x.shape) - 1)) and len(x.shape) > 1 and x.dtype.kind == "f":
-        ones = e.ones(math.prod(x.shape[:-1]), x)  # a product, which is faster than NumPy's sum over rows
-        text = f"{ones}.dot({e.rows(x, x.shape[-1])})"
-        return f"{text}.reshape({tuple_of(node.shape)})" if keepdims else text
     text = f"asarray(sum_of({e.stack(x)[0]}, axis={tuple_of((0, *[a + 1 for a in axis]))}))"
     return f"{text}.reshape({tuple_of(node.shape)})" if keepdims else text
 

@@ -126,11 +126,16 @@ class TimeLoop:
             if run and not (isinstance(line, Call) and _beside(run[-1], line)):
                 result.append(self.one_call(run) if len(run) > 1 else run[0])
                 run = []
-            if isinstance(line, Call) and not self.e.kernels and _may_widen(line):
+            if isinstance(line, Call) and not self.e.kernels and self.may_widen(line):
                 run.append(line)
             elif line:
                 result.append(line)
         return result
+
+    def may_widen(self, line: Call) -> bool:
+        """Whether a call can be one for adjacent columns, and its buffer has the rows that the columns have."""
+        packed = self.e.plan.packing is not None
+        return _may_widen(line) and (not packed or line.steps[0][1][1].name in self.zipped)
 
     def one_call(self, run: Sequence[Call]) -> str:
         """The calls of a run, which do the same for adjacent columns, as one."""
@@ -138,8 +143,12 @@ class TimeLoop:
         last = run[-1].steps[0][2]
         if first.place is None or out.place is None or last.place is None:
             raise AssertionError("these have places")
-        wide = self.e.fresh_name(shared.name + "_wide")
-        self.e.define(wide, f"{shared.name}[:, None]", "make")
+        assert shared.place is not None  # noqa: S101  # `_may_widen` asked
+        buffer = shared.place.buffer.name
+        wide = self.e.fresh_name(buffer + "_wide")
+        self.e.define(wide, f"{buffer}[:, None]", "make")
+        if self.e.plan.packing is not None:
+            wide = self.walking(wide + "_now", self.steps(wide, "make", "first_rows"))
         operand, target = (self.blocks(place, len(run)) for place in (first.place, out.place))
         return f"    {run[0].steps[0][0]}({operand}, {wide}, {target})"
 
@@ -151,11 +160,13 @@ class TimeLoop:
         key = ("blocks", buffer.name, start, stop, count)
         if key not in e.whole:
             width = stop - start
-            text = f"{buffer.name}[:, :, {start}:{start + count * width}].reshape({tuple_of(('T', -1, count, width))})"
+            shape = ("T", -1, count, width) if buffer.over_time else (-1, count, width)
+            text = f"{buffer.name}[..., {start}:{start + count * width}].reshape({tuple_of(shape)})"
             name = e.fresh_name(buffer.name.removesuffix("_all") + "_blocks")
             e.whole[key] = e.define(name, text, e.home(buffer))
         variable, home = e.whole[key]
-        return self.walking(buffer.name.removesuffix("_all") + "_block", self.steps(variable, home, "views"))
+        kind = "views" if buffer.over_time else "packed_views"
+        return self.walking(buffer.name.removesuffix("_all") + "_block", self.steps(variable, home, kind))
 
     def walk(self, part: str, lines: list[str]) -> None:
         """The loop itself, over all steps or a part of them."""
@@ -274,7 +285,7 @@ def _may_widen(line: Call) -> bool:
         and math.prod(out.shape) > 0
         and stacked.shape == shared.shape == out.shape
         and all(p.exact and p.place is not None and p.place.part == "all" for p in (stacked, shared, out))
-        and all(p.place.columns is not None and p.place.buffer.lead == "T" for p in (stacked, out) if p.place)
+        and all(p.place.columns is not None and p.place.buffer.lead in ("T", "N") for p in (stacked, out) if p.place)
         and all(p.place.buffer.kind != "fresh" for p in (stacked, out) if p.place)
         and shared.place is not None
         and not shared.place.buffer.lead

@@ -274,12 +274,14 @@ class Variables:
             self.whole[key] = (name, "make")
         return self.whole[key][0]
 
-    def ones(self, rows: int, like: Symbol) -> str:
-        """A one for each row of all steps."""
+    def ones(self, like: Symbol) -> str:
+        """A one for each row of all steps of a value."""
+        packed = like in self.aligned
+        rows = " * ".join(map(str, ["N", *like.shape[1:-1]] if packed else ["T", *like.shape[:-1]]))
         key = ("ones", rows, like.dtype.char)
         if key not in self.whole:
             name = self.fresh_name("ones")
-            self.allocate(name, f"T * {rows}", (), like.dtype)
+            self.allocate(name, rows, (), like.dtype)
             self.make.append(f"{name}.fill(1)")
             self.whole[key] = (name, "make")
         return self.whole[key][0]
