@@ -225,6 +225,16 @@ def products_with_rows(w):
     return fn
 
 
+def products_with_one_row(w):
+    """Of stacks of matrices, one that is alone is the same for all rows."""
+
+    def fn(h, x):
+        outer = mg.expand_dims(mg.tanh(x @ w["W"]), 2) @ w["right"]
+        return mg.tanh(h @ w["U"] + mg.squeeze(w["left"] @ mg.sin(outer), 1))
+
+    return fn
+
+
 def ignores_its_input(w):
     return lambda h, x: mg.tanh(h @ w["U"] + w["b"])
 
@@ -326,6 +336,9 @@ KNOWN = {
     "products with rows": Known(
         products_with_rows, {"memory": (B, S, H), "W": WX, "p": (B, 1, S), "q": (B, H, 1), "U": UH}, ONE, [1], [1],
         has_output=True,
+    ),
+    "products with one row": Known(
+        products_with_one_row, {"W": WX, "right": (1, 1, H), "left": (1, 1, H), "U": UH}, ONE, [1], [1]
     ),
     "ignores its input": Known(ignores_its_input, {"U": UH, "b": BH}, ONE, [1], [1]),
     "ignores its state": Known(ignores_its_state, {"W": WX, "b": BH, "V": UH}, ONE, [], []),
