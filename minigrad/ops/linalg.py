@@ -66,8 +66,9 @@ def matmul_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
     a, b = (len(shape) for shape in shapes)
     if all(aligned):
         return a == b >= 3
-    if a == b >= 3:
-        return shapes[1 if aligned[0] else 0][0] == 1  # the other one is the same for all rows
+    other = shapes[1 if aligned[0] else 0]
+    if a == b >= 3 and other[0] == 1:
+        return True  # it is the same for all rows
     return b < max(a, 3) and a >= 2 if aligned[0] else a < b >= 3
 
 
