@@ -235,6 +235,18 @@ def products_with_one_row(w):
     return fn
 
 
+def powers_side_by_side(w):
+    """Each piece of the concatenation is the one before it times the same."""
+
+    def fn(h, x):
+        p = mg.sigmoid(x @ w["W"] + h)
+        q = p * h
+        slab = mg.concatenate([p, q, q * h], axis=1)
+        return mg.tanh(slab @ w["V"]), slab @ w["A"]
+
+    return fn
+
+
 def ignores_its_input(w):
     return lambda h, x: mg.tanh(h @ w["U"] + w["b"])
 
@@ -339,6 +351,9 @@ KNOWN = {
     ),
     "products with one row": Known(
         products_with_one_row, {"W": WX, "right": (1, 1, H), "left": (1, 1, H), "U": UH}, ONE, [1], [1]
+    ),
+    "powers side by side": Known(
+        powers_side_by_side, {"W": WX, "V": (3 * H, H), "A": (3 * H, 2)}, ONE, [1], [1], has_output=True
     ),
     "ignores its input": Known(ignores_its_input, {"U": UH, "b": BH}, ONE, [1], [1]),
     "ignores its state": Known(ignores_its_state, {"W": WX, "b": BH, "V": UH}, ONE, [], []),

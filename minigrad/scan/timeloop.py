@@ -11,7 +11,7 @@ from minigrad.scan.calls import Calls
 from minigrad.scan.differentiate import SUM_OVER_TIME
 from minigrad.scan.distribute import Stage, is_ufunc, is_view
 from minigrad.scan.kernels import Call, Located
-from minigrad.scan.places import Place
+from minigrad.scan.places import Place, overlap
 from minigrad.scan.symbol import Symbol
 from minigrad.scan.text import tuple_of
 from minigrad.scan.verify import PlanError
@@ -123,7 +123,7 @@ class TimeLoop:
         result: list[str] = []
         run: list[Call] = []
         for line in [*lines, ""]:
-            if run and not (isinstance(line, Call) and _beside(run[-1], line)):
+            if run and not (isinstance(line, Call) and _goes_on(run, line)):
                 result.append(self.one_call(run) if len(run) > 1 else run[0])
                 run = []
             if isinstance(line, Call) and not self.e.kernels and self.may_widen(line):
@@ -293,15 +293,22 @@ def _may_widen(line: Call) -> bool:
     )
 
 
-def _beside(one: Call, other: Call) -> bool:
-    """Whether a call does for the next columns what another does."""
-    if not _may_widen(other):
+def _goes_on(run: Sequence[Call], line: Call) -> bool:
+    """Whether a call does for the next columns what those of a run do, and reads nothing that they write."""
+    if not _may_widen(line):
         return False
-    (_, (a, x), c), (_, (b, y), d) = one.steps[0], other.steps[0]
+    (_, (a, x), c), (_, (b, y), d) = run[-1].steps[0], line.steps[0]
+    written = [call.steps[0][2].place for call in run]
+    return x.name == y.name and _adjacent(a, b) and _adjacent(c, d) and not any(_meet(b.place, w) for w in written)
 
-    def adjacent(p: Located, q: Located) -> bool:
-        if p.place is None or q.place is None or p.place.columns is None or q.place.columns is None:
-            return False
-        return p.place.buffer is q.place.buffer and p.place.columns[2] == q.place.columns[1] and p.shape == q.shape
 
-    return x.name == y.name and adjacent(a, b) and adjacent(c, d)
+def _adjacent(p: Located, q: Located) -> bool:
+    """Whether q has the columns after those of p."""
+    if p.place is None or q.place is None or p.place.columns is None or q.place.columns is None:
+        return False
+    return p.place.buffer is q.place.buffer and p.place.columns[2] == q.place.columns[1] and p.shape == q.shape
+
+
+def _meet(p: Place | None, q: Place | None) -> bool:
+    """Whether two places share memory."""
+    return p is None or q is None or (p.buffer is q.buffer and overlap(p.columns, q.columns))
