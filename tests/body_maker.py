@@ -338,7 +338,10 @@ class Maker:
         a = self.ranked(1)
         if self.rng.random() < 0.3:
             alike = self.pick(lambda leaf: leaf.kind == "f" and leaf.shape == self.made[a].shape)
-            return self.add(f"mg.stack([{{0}}, {{1}}], axis={self.rng.choice((-1, 1, -2))})", a, alike)
+            if self.rng.random() < 0.5:
+                return self.add(f"mg.stack([{{0}}, {{1}}], axis={self.rng.choice((-1, 1, -2))})", a, alike)
+            once = self.add("{0} * {1}", a, alike)
+            return self.add("mg.concatenate([{0}, {1}, {2}], axis=-1)", a, once, self.add("{0} * {1}", once, alike))
         shape, axis = self.made[a].shape, self.axis(a)
         rank = len(shape)
         rest = shape[: axis % rank] + shape[axis % rank + 1 :]
@@ -364,7 +367,7 @@ class Maker:
         if which == 2:
             return self.add("mg.one_hot(mg.minimum({0}, 3), 4, dtype='float64') @ {1}", i, self.captured(4, width))
         if which == 3:
-            a = self.ranked(1)
+            a = self.pick(lambda leaf: leaf.kind == "f" and leaf.shape[-1:] not in {(), (ROWS,)})
             return self.add(f"mg.cross_entropy({{0}}, mg.minimum({{1}}, {self.made[a].shape[-1] - 1}))", a, i)
         if which == 4:
             a = self.pick()

@@ -443,6 +443,18 @@ def test_products_in_loops(name, options):
             assert counted == expected, part.source
 
 
+@pytest.mark.parametrize("lengths", [None, [5, 2, 4]], ids=["padded", "packed"])
+def test_a_piece_without_columns(lengths):
+    """Its values stand nowhere, so none is lost."""
+
+    def fn(h, x):
+        return mg.tanh(h + x), mg.concatenate([mg.tanh(x) * h, np.zeros((3, 2))], 1)
+
+    args = fn, np.zeros((5, 3, 0)), np.zeros((3, 0))
+    got, expected = (mg.scan(*args, has_output=True, lengths=lengths, unroll=unroll) for unroll in (False, True))
+    agree(got, expected)
+
+
 def test_sums_of_outer_products_are_one_product_for_each_row():
     """And those that are not summed multiply element by element."""
     backward = program_of("products in stacks").backward

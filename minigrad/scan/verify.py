@@ -114,6 +114,8 @@ class _Replay:
             t, since, names = 0, 0, {(base, 0)}
         seen = plan.where(symbol)
         columns = place.columns if seen is None or seen.buffer is not place.buffer else seen.columns
+        if columns is not None and columns[1] == columns[2]:
+            return  # of no columns nothing is lost
         found = [k for k in self.memory.get(_slot(place, t), []) if overlap(k[0], columns)]
         right = [(node, when) in names or self.is_part(whole, node, when, since) for _, node, when in found]
         if not found or not all(right):
