@@ -7,7 +7,6 @@ lists, give a Tensor when given one and an array otherwise, and raise ValueError
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 from minigrad.ops.op import MINUS_ONE, ONE, Flags, Shapes, Static, boxed_like, broadcast_rows, elementwise, untracked
@@ -93,6 +92,8 @@ def divide(xp: Any, x: Array, y: Array) -> Array:
 
 @divide.partial
 def divide_dx(out: Value, x: Value, y: Value) -> Value:
+    if isinstance(y, int | float) and y == 0:
+        return math.copysign(math.inf, y)  # as arrays have it, where Python raises
     return 1.0 / y
 
 
@@ -138,9 +139,8 @@ def power_dx(out: Value, x: Value, y: Value) -> Value:
 
 @power.partial
 def power_dy(out: Value, x: Value, y: Value) -> Value:
-    if isinstance(x, int | float):
-        return 0.0 if x == 0 else out * (math.log(x) if x > 0 else math.nan)
-    return out * log(where((x == 0) & (y >= 0), 1.0, x))
+    base = out.dtype.type(x) if isinstance(x, int | float) else x
+    return out * log(where((x == 0) & (y >= 0), 1.0, base))
 
 
 # ---- exponentials, roots, angles -----------------------------------------------------------------------------------
@@ -477,9 +477,8 @@ def clip_rows(static: Static, shapes: Shapes, aligned: Flags) -> bool:
 
 
 def _bounds(static: Static) -> Shapes:
-    """The shapes of both bounds, which broadcast like inputs."""
-    bounds = (static["lo"], static["hi"])
-    return [() if bound is None or isinstance(bound, numbers.Real) else bound.shape for bound in bounds]
+    """The shapes of those bounds that are arrays, which broadcast like inputs; in a trace they are inputs."""
+    return [getattr(bound, "shape", ()) for bound in (static["lo"], static["hi"])]
 
 
 def clip(x: Any, lo: Any = None, hi: Any = None) -> Any:

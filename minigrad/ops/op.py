@@ -213,6 +213,8 @@ class Elementwise(Op):
     def push(
         self, tangents: Sequence[Value | None], out: Value, values: Sequence[Any], static: dict[str, Any]
     ) -> Value:
+        if out.dtype.kind == "c":
+            raise complex_numbers(self.name)
         total = None
         for rule, tangent in zip(self.partials, tangents, strict=True):
             if tangent is not None:
@@ -475,7 +477,7 @@ def scaled(g: Value, d: Value) -> Value:
     """`g * d` for a local derivative `d`, which may be a number; see `walk.Walk` for when it is done with care."""
     if d is ONE or d is MINUS_ONE:
         return g if d is ONE else -g
-    return scale(g, d) if careful.get() and d.__class__ is not float else g * d
+    return scale(g, d) if careful.get() else g * d
 
 
 def choose(condition: Array, x: Value, y: Value) -> Value:

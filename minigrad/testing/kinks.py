@@ -28,11 +28,12 @@ TIES = (-1.0, 0.0, 1.0)  # of which values are made that must not be distinct he
 def p9_kink(spec: OpSpec, kink: Kink, adapter: Adapter) -> None:
     """At a kink the gradient is what the documentation says."""
     case = kink.case or Case(tuple(np.shape(x) for x in kink.inputs))
-    trial = Trial(spec, case, 0, adapter)
     inputs = [np.asarray(x, np.float64) for x in kink.inputs]
+    trial = Trial(spec, case, 0, adapter, arrays=inputs)
     context = Context(f"{spec.name} on {adapter.name}", f"inputs {literal(inputs)}, cotangent {kink.cotangent}")
-    out, pull = adapter.vjp(trial.fn, trial.to_device(inputs))
-    grads = trial.to_host(pull(trial.cotangent_to_device(np.asarray(kink.cotangent, np.float64), out)))
+    with np.errstate(all="ignore"):
+        out, pull = adapter.vjp(trial.fn, trial.arrays)
+        grads = trial.to_host(pull(trial.cotangent_to_device(np.asarray(kink.cotangent, np.float64), out)))
     for k, (grad, expected) in enumerate(zip(grads, kink.expected, strict=True)):
         exactly(
             context,
@@ -146,15 +147,41 @@ Law = Callable[[Sequence[Floats], Floats, Floats, Sequence[Floats]], tuple[Any, 
 
 
 def shifts(host: Sequence[Floats], out: Floats, g: Floats, grads: Sequence[Floats]) -> tuple[Any, Any]:
-    """f(x + c) = f(x) + c, so all gradients together add up to the cotangent."""
+    """f(x + c) = f(x) + c, so all gradients together add up to the cotangent.
+
+    As every law, it takes the inputs, the result, the cotangent and the gradients, and returns two numbers that must
+    agree. Laws are listed in an `OpSpec`.
+
+    >>> import numpy as np
+    >>> from minigrad.testing import shifts
+    >>> x, g = np.array([3.0, 3.0]), np.array(8.0)
+    >>> left, right = shifts([x], x.max(), g, [np.array([4.0, 4.0])])  # of a maximum: ties share
+    >>> bool(left == right)
+    True
+    """
     return sum(float(np.sum(grad)) for grad in grads), np.sum(g)
 
 
 def stays(host: Sequence[Floats], out: Floats, g: Floats, grads: Sequence[Floats]) -> tuple[Any, Any]:
-    """f(x + c) = f(x), so all gradients together add up to 0."""
+    """f(x + c) = f(x), so all gradients together add up to 0. See `shifts`.
+
+    >>> import numpy as np
+    >>> from minigrad.testing import stays
+    >>> x, g = np.array([3.0, 5.0]), np.array(2.0)
+    >>> stays([x], x.var(), g, [np.array([-2.0, 2.0])])
+    (0.0, 0.0)
+    """
     return sum(float(np.sum(grad)) for grad in grads), 0.0
 
 
 def scales(host: Sequence[Floats], out: Floats, g: Floats, grads: Sequence[Floats]) -> tuple[Any, Any]:
-    """f(c x) = c f(x) for c > 0, so <gradient, x> = <cotangent, f(x)>."""
+    """f(c x) = c f(x) for c > 0, so <gradient, x> = <cotangent, f(x)>. See `shifts`.
+
+    >>> import numpy as np
+    >>> from minigrad.testing import scales
+    >>> x, g = np.array([-1.0, 2.0]), np.array([3.0, 5.0])
+    >>> left, right = scales([x], abs(x), g, [np.array([-3.0, 5.0])])
+    >>> bool(left == right)
+    True
+    """
     return sum(float(np.sum(grad * x)) for grad, x in zip(grads, host, strict=True)), np.sum(g * out)

@@ -156,7 +156,10 @@ binary(
     np.multiply,
     linear="each",
     exact=True,
-    kinks=(Kink(([2.0, 3.0], [np.inf, 4.0]), [0.0, 5.0], ([0.0, 20.0], [0.0, 15.0]), reason=INFINITE),),
+    kinks=(
+        Kink(([2.0, 3.0], [np.inf, 4.0]), [0.0, 5.0], ([0.0, 20.0], [0.0, 15.0]), reason=INFINITE),
+        Kink(([2.0, 3.0],), [0.0, 5.0], ([0.0, np.inf],), Case(((2,),), (np.inf,)), reason=INFINITE),
+    ),
 )
 binary(
     "scale",
@@ -175,7 +178,15 @@ binary(
     exact=True,
     kinks=(Kink(([np.inf, 2.0], [1.0, 3.0]), [0.0, 7.0], ([0.0, 21.0], [0.0, 14.0]), reason=INFINITE),),
 )
-binary("divide", np.divide, (Domain(), Domain(avoid=(0.0,), margin=0.5)))
+binary(
+    "divide",
+    np.divide,
+    (Domain(), Domain(avoid=(0.0,), margin=0.5)),
+    kinks=tuple(
+        Kink(([2.0, 3.0],), [0.0, 5.0], ([0.0, slope],), Case(((2,),), (zero,)), reason="by a number that is 0")
+        for zero, slope in ((0.0, np.inf), (-0.0, -np.inf), (0, np.inf))
+    ),
+)
 TIES = ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
 binary(
     "maximum",
@@ -229,7 +240,20 @@ register_spec(
                 ([0.0, 5.0, 0.0], [0.0, 0.0, 0.0]),
                 reason="of a base of 0",
             ),
-            Kink(([1.0, 2.0],), [5.0, 7.0], ([0.0, 0.0],), Case(((2,),), kwargs={"base": 0}), reason="(0 ** x)' = 0"),
+            Kink(
+                ([2.0, 0.0, -1.0, -2.0],),
+                [5.0, 7.0, 11.0, 0.0],
+                ([0.0, 0.0, -np.inf, 0.0],),
+                Case(((4,),), kwargs={"base": 0}),
+                reason="(0 ** x)' = 0 at x >= 0",
+            ),
+            Kink(
+                ([-1.0, 2.0],),
+                [5.0, 7.0],
+                ([np.inf, 0.0],),
+                Case(((2,),), kwargs={"base": -0.0}),
+                reason="of a base of -0",
+            ),
             Kink(
                 ([2.0, 3.0],),
                 [5.0, 7.0],
