@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops
-from minigrad.backend import backend_of
+from minigrad.backend import Backend, backend_of
 from minigrad.ops.op import as_value, as_values
-from minigrad.tape import constant
+from minigrad.tape import Array, constant
 from minigrad.tensor import FUNCTIONS, UFUNCS, Tensor
 
 UFUNCS |= {
@@ -43,6 +43,15 @@ def _logaddexp(a: Any, b: Any) -> Any:
     return ops.logsumexp(ops.stack([ops.broadcast_to(a, shape), ops.broadcast_to(b, shape)]), axis=0)
 
 
+def _predicate(name: str) -> Callable[..., Tensor]:
+    """A function of one array whose truth values have no derivative."""
+
+    def predicate(a: Tensor) -> Tensor:
+        return Tensor(a.backend.asarray(getattr(a.backend.xp, name)(a.array)))
+
+    return predicate
+
+
 UFUNCS |= {
     np.equal: _comparison(operator.eq),
     np.not_equal: _comparison(operator.ne),
@@ -58,6 +67,9 @@ UFUNCS |= {
     np.bitwise_xor: _comparison(operator.xor),
     np.logical_not: lambda a: a == 0,
     np.invert: lambda a: ~a,
+    np.isfinite: _predicate("isfinite"),
+    np.isinf: _predicate("isinf"),
+    np.isnan: _predicate("isnan"),
     np.logaddexp: _logaddexp,
     np.reciprocal: lambda a: 1.0 / a,
     np.positive: lambda a: a,
@@ -89,7 +101,36 @@ def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max:
     return ops.clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
 
 
+def _pair(name: str, a: Any, b: Any) -> tuple[Backend, Array, Array]:
+    """Two arguments that are compared, as arrays or numbers without derivative, and their backend."""
+    a, b = (constant(x) for x in as_values(name, [a, b]))
+    return backend_of(a if hasattr(a, "dtype") else b), a, b
+
+
+def _isclose(a: Any, b: Any, rtol: Any = 1e-5, atol: Any = 1e-8, equal_nan: bool = False) -> Tensor:
+    backend, a, b = _pair("isclose", a, b)
+    close = backend.xp.isclose(a, b, rtol=constant(rtol), atol=constant(atol), equal_nan=equal_nan)
+    return Tensor(backend.asarray(close))
+
+
+def _allclose(a: Any, b: Any, rtol: Any = 1e-5, atol: Any = 1e-8, equal_nan: bool = False) -> bool:
+    return bool(_isclose(a, b, rtol, atol, equal_nan).all())
+
+
+def _array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> bool:
+    backend, a, b = _pair("array_equal", a1, a2)
+    if getattr(a, "shape", ()) != getattr(b, "shape", ()):
+        return False
+    equal = a == b
+    if equal_nan:
+        equal = equal | (backend.xp.isnan(a) & backend.xp.isnan(b))
+    return bool(Tensor(backend.asarray(equal)).all())
+
+
 FUNCTIONS |= {
+    np.isclose: _isclose,
+    np.allclose: _allclose,
+    np.array_equal: _array_equal,
     np.shape: lambda a: a.shape,
     np.ndim: lambda a: a.ndim,
     np.size: lambda a: a.size,

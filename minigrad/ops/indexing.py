@@ -6,6 +6,7 @@ and checked: an index outside the array is an IndexError on every backend.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -135,18 +136,31 @@ def _checked(x: Value, parts: Index) -> Index:
     backend = backend_of(constant(x))
     given = [np.asarray(part) if isinstance(part, list) else constant(part) for part in parts]
     parts = tuple(_index_part(backend, part) for part in parts)
+    traced = is_abstract(constant(x)) or any(map(is_abstract, parts))
     used = sum(part.ndim if _is_mask(part) else 1 for part in parts if part is not None and part is not Ellipsis)
+    checked: list[Any] = []
     axis = 0
     for part, source in zip(parts, given, strict=True):
         if part is Ellipsis:
             axis += len(x.shape) - used
         elif _is_mask(part):
+            checked += _true_places(part, tuple(x.shape[axis : axis + part.ndim])) if traced else [part]
             axis += part.ndim
+            continue
         elif part is not None:
             if hasattr(part, "dtype") and axis < len(x.shape):
                 check_bounds(source if isinstance(source, np.ndarray) else part, x.shape[axis])
             axis += 1
-    return parts
+        checked.append(part)
+    return tuple(checked)
+
+
+def _true_places(mask: Array, shape: tuple[int, ...]) -> Sequence[Array]:
+    """A mask as the integer arrays that say the same: in a trace no shape may depend on values."""
+    if not mask.ndim or tuple(mask.shape) != shape:
+        raise IndexError(f"minigrad.getitem: a mask of shape {tuple(mask.shape)} on axes of shape {shape}")
+    places: Sequence[Array] = mask.nonzero()
+    return places
 
 
 def _is_mask(part: Any) -> bool:
@@ -207,6 +221,8 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
 def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
     """One entry of x for each of `indices` (integers of x's rank), matched along every axis but the given one.
 
+    Raises IndexError for an index outside; in the body of a scan, where indices have no values yet, it gives NaN.
+
     >>> import minigrad as mg
     >>> mg.take_along_axis([[1.0, 2.0], [3.0, 4.0]], [[1], [0]], axis=1)
     array([[2.],
@@ -221,9 +237,13 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
             f"minigrad.take_along_axis: indices are integers of rank {ndim}, "
             f"got {indices.dtype} of shape {tuple(indices.shape)}"
         )
-    if not (is_abstract(constant(x)) or is_abstract(indices)):
-        check_bounds(indices, x.shape[axis])
-    return known_along_axis(x, indices, axis)
+    size = x.shape[axis]
+    check_bounds(indices, size)
+    if x.dtype.kind != "f" or not (is_abstract(constant(x)) or is_abstract(indices)):
+        return known_along_axis(x, indices, axis)
+    inside = (indices >= -size) & (indices < size)
+    taken = known_along_axis(x, choose(inside, indices + size * (indices < 0), 0), axis)
+    return choose(inside, taken, math.nan)
 
 
 def known_along_axis(x: Value, indices: Array, axis: int) -> Value:

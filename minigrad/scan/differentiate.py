@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minigrad.backend import Backend
-from minigrad.ops.op import Op
+from minigrad.ops.op import Op, complex_numbers
 from minigrad.ops.shape import broadcast_to_
 from minigrad.scan.symbol import CAPTURED, CONSTANT, ELEM, Kind, Symbol, constant_of, current, filled, slots
 from minigrad.scan.trace import PICKED, Body, Trace, order_of
@@ -54,13 +54,18 @@ class Derivative(NamedTuple):
 
 
 def active_carry(body: Body, wanted: set[Symbol]) -> set[Symbol]:
-    """What depends on a wanted leaf in any step, and is floating: wanted leaves, and states that they reach."""
+    """What depends on a wanted leaf in any step, and is floating: wanted leaves, and states that they reach.
+
+    Raises TypeError where a gradient would have to pass through complex numbers.
+    """
     order = order_of(body.results, body.leaves)
     found = {leaf for leaf in wanted if leaf.dtype.kind == "f"}
     while True:
         live = set(found)
         for node in order:
-            if has_rules(node) and not live.isdisjoint(node.inputs):
+            if node.dtype.kind in "fc" and _may_have_rules(node) and not live.isdisjoint(node.inputs):
+                if node.dtype.kind == "c":
+                    raise complex_numbers(node.op.name)
                 live.add(node)
         grown = {leaf for leaf, new in zip(body.carry, body.next, strict=True) if new in live}
         if grown <= found:
@@ -70,7 +75,11 @@ def active_carry(body: Body, wanted: set[Symbol]) -> set[Symbol]:
 
 def has_rules(node: Symbol) -> bool:
     """Whether a gradient can pass through a node."""
-    return node.dtype.kind == "f" and ((type(node.op) is not Op and hasattr(node.op, "pull")) or node.op is PICKED)
+    return node.dtype.kind == "f" and _may_have_rules(node)
+
+
+def _may_have_rules(node: Symbol) -> bool:
+    return (type(node.op) is not Op and hasattr(node.op, "pull")) or node.op is PICKED
 
 
 def differentiate(

@@ -58,8 +58,10 @@ def uses(run: Callable[[list[Tensor]], Sequence[Value]], record: Any, argnum: in
             total = term if total is None or term is None else total + term
         if isinstance(total, Tensor) and total.requires_grad:
             total.backward()
-    if any(r.cotangent is not None for r in tape.records):
-        for use in tape.uses(inputs[argnum]):
+    asked = inputs[argnum]
+    used = any(asked.record in r.parents for r in tape.records)  # not by steps that ignore it
+    if used and any(r.cotangent is not None for r in tape.records):
+        for use in tape.uses(asked):
             yield use.op, use.argnum, use.gradient
 
 

@@ -34,11 +34,11 @@ class TraceError(TypeError):
     """A body does what cannot be traced; the message names the line."""
 
 
-def untraceable(what: str) -> TraceError:
-    """The error for something that a body does, with the line of the user's code that does it."""
+def untraceable(what: str, instead: str = "minigrad's ops (mg.where instead of an if)") -> TraceError:
+    """The error for something that a body does, with the line of the user's code that does it, and what to use."""
     return TraceError(
         f"{what} in the function of scan, at {user_line()}: its values are not known while it is traced. Use "
-        "minigrad's ops (mg.where instead of an if), or pass unroll=True to run it step by step"
+        f"{instead}, or pass unroll=True to run it step by step"
     )
 
 
@@ -99,11 +99,11 @@ def _compared(name: str) -> Any:
     return compare
 
 
-def _unknown(what: str) -> Any:
+def _unknown(what: str, *instead: str) -> Any:
     """A method that would have to look at the value."""
 
     def raises(self: Symbol, *_: Any, **__: Any) -> Any:
-        raise untraceable(what)
+        raise untraceable(what, *instead)
 
     return raises
 
@@ -272,8 +272,13 @@ class Symbol:
         return self.shape[0]
 
     __bool__ = _unknown("a decision (if, while, and, or) on a value")
-    __float__ = __int__ = __index__ = item = tolist = _unknown("turning a value into a Python number")
-    __array__ = _unknown("turning a value into a NumPy array")
+    __float__ = __int__ = item = tolist = _unknown("turning a value into a Python number")
+    __index__ = _unknown("using a value as an index", "mg.take(table, i, axis=0) or mg.asarray(table)[i]")
+    __array__ = _unknown(
+        "turning a value into a NumPy array",
+        "minigrad's ops (to look up in an array, mg.take(table, i, axis=0) or mg.asarray(table)[i])",
+    )
+    nonzero = _unknown("taking the elements where a value is true, as many as they are,")
 
 
 # ---- ops without derivative ----------------------------------------------------------------------------------------
@@ -284,7 +289,7 @@ ELEMENTWISE_FUNCTIONS = frozenset(
     (
         "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "bitwise_and", "bitwise_or",
         "bitwise_xor", "logical_and", "logical_or", "logical_not", "invert", "isfinite", "isnan", "isinf",
-        "zeros_like", "ones_like",
+        "isclose", "zeros_like", "ones_like",
     )
 )  # fmt: skip
 
@@ -519,15 +524,30 @@ def _tried(op: Any, inputs: Sequence[Any], static: dict[str, Any]) -> Form:
             if whole is not None:
                 small = [np.ones((), i.dtype) if i.__class__ is Symbol else i for i in inputs]
                 return whole, np.asarray(op.forward(np, *small, **static)).dtype
-        dummies: list[Any] = [_dummy(i.shape, i.dtype) if i.__class__ is Symbol else i for i in inputs]
+        ours = str(getattr(op, "__module__", "")).startswith("minigrad.")
+        make = _dummy if ours else _made_up
+        dummies: list[Any] = [make(i.shape, i.dtype) if i.__class__ is Symbol else i for i in inputs]
         if op is linalg.matmul and all(len(d.shape) >= 2 for d in dummies):
             a, b = dummies
             if a.shape[-1] == b.shape[-2]:
                 dummies = [a[..., :0], b[..., :0, :]]  # the shape without the work
         arrays = dummies[: len(dummies) - count] if count else dummies
-        out = np.asarray(op.forward(np, *arrays, **filled(static, dummies)))
+        try:
+            out = np.asarray(op.forward(np, *arrays, **filled(static, dummies)))
+        except Exception as error:
+            if ours:
+                raise
+            raise TraceError(
+                f"scan runs `{op.name}` on made-up numbers to learn the shape of its result, at {user_line()}, and it "
+                f"failed: {type(error).__name__}: {error}. Let it take any numbers of these shapes, or pass unroll=True"
+            ) from error
     return out.shape, out.dtype
 
 
 def _dummy(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _made_up(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Numbers for an op of a user's, which may not take zeros: a matrix to be inverted, for one."""
+    return np.random.default_rng(0).random(shape).astype(dtype)

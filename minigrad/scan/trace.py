@@ -235,7 +235,10 @@ class Trace:
     def _without_numbers(self, op: Any, inputs: Sequence[Any], dtype: np.dtype[Any]) -> list[Symbol]:
         arrays = [i for i in inputs if i.__class__ is Symbol]
         if dtype.kind == "b" or op.name in _COMPARISONS:
-            dtype = np.result_type(*[a.dtype for a in arrays], *[i for i in inputs if i.__class__ is not Symbol])
+            numbers = [i for i in inputs if i.__class__ is not Symbol]
+            if all(a.dtype.kind in "iu" for a in arrays):  # which compare with numbers that they cannot be
+                numbers = [np.min_scalar_type(i) for i in numbers]
+            dtype = np.result_type(*[a.dtype for a in arrays], *numbers)
         return [i if i.__class__ is Symbol else self._number(op, i, dtype) for i in inputs]
 
     def _number(self, op: Any, number: Any, dtype: np.dtype[Any]) -> Symbol:
