@@ -315,8 +315,17 @@ class Tape:
     def uses(self, tensor: Box) -> list[Use]:
         """Every use of a tensor with its own contribution to the tensor's gradient; they add up to it.
 
-        RuntimeError before `backward()`: the contributions are what the latest backward walk carried.
+        ValueError for a tensor that no record of this tape made or used, such as an argument of `mg.grad`, which works
+        on a copy. RuntimeError before `backward()`: the contributions are what the latest backward walk carried.
         """
+        asked = getattr(tensor, "record", None)
+        if asked is None or not self._knows(asked):
+            name = getattr(asked, "name", None) or "this tensor"
+            raise ValueError(
+                f"{name} is on no record of this tape: it wants no gradient, or nothing in the block used it. mg.grad "
+                "and its kin differentiate copies of their arguments: call loss.backward() instead, or name the copy, "
+                "which the function is given, and ask for its uses"
+            )
         if self.records and all(record.cotangent is None for record in self.records):
             names = " -> ".join(record.op.name for record in self.records[:3])
             raise RuntimeError(f"no backward walk has passed this tape yet ({names}, ...): call backward() first")
@@ -325,14 +334,21 @@ class Tape:
             own = getattr(record.op, "own_inputs", len(record.parents))  # the others' uses are on the tape themselves
             for argnum, parent in enumerate(record.parents[:own]):
                 inside = getattr(record.op, "uses_inside", None)
-                if parent is not None and parent is tensor.record and inside is not None:
+                if parent is asked and inside is not None:
                     found += [Use(place, *use) for use in inside(record, argnum)]
-                elif parent is not None and parent is tensor.record:
+                elif parent is asked:
                     gradient = record.contributions[argnum]
                     if gradient is None:  # the result does not depend on this use
                         gradient = backend_of(tensor.array).xp.zeros_like(tensor.array)
                     found.append(Use(place, record.op.name, argnum, gradient))
         return found
+
+    def _knows(self, record: Record) -> bool:
+        """Whether something on this tape made a record's value, or took it as an input."""
+        if record.op is PICK and not record.parents:
+            return True  # freed, so it cannot tell
+        made = record.parents[0] if record.op is PICK else record
+        return any(own is made or record in own.parents for own in self.records)
 
     def __str__(self) -> str:
         index: dict[Record | None, int] = {record: i for i, record in enumerate(self.records)}

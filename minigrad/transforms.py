@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextvars
 import functools
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from minigrad import tape, tree
 from minigrad.backend import backend_of
 from minigrad.hold import hold
 from minigrad.ops.op import Primitive, as_value, is_abstract, unbroadcast, zeros_like
-from minigrad.ops.shape import copy_, stack
+from minigrad.ops.shape import copy_, reshape, stack
 from minigrad.tape import Array, Leaf, Record, Value, constant, next_number, scoped
-from minigrad.tensor import Tensor, asarray, cotangent_for
+from minigrad.tensor import Tensor, cotangent_for
 from minigrad.walk import Reach, Walk, dependent, leads_to_active_leaf, reachable, was_freed
 
 Fn = Callable[..., Any]
@@ -37,6 +38,8 @@ class _Trace:
         self.structures: list[tree.Structure] = []
         traced = list(args)
         for argnum in argnums:
+            if not 0 <= argnum < len(args):
+                raise ValueError(f"argnums names argument {argnum}, but {len(args)} positional arguments were given")
             traced[argnum] = self._variables_for(args[argnum], f"argument {argnum}")
         result = self._run(f, traced)
         self.aux = None
@@ -90,28 +93,32 @@ class _Trace:
         """What the function returned, as its caller sees it."""
         return self.structure.build(self.closed(self.outputs))
 
-    def pull(self, cotangents: Sequence[Value], last: bool = False) -> tuple[Any, ...]:
-        """The gradient of each traced argument; zeros where nothing depends on it. `last`: nobody will ask again."""
-        walk, seeds = self._walk(cotangents, last)
-        roots = [(out.record, g) for out, g in zip(self.outputs, seeds, strict=True) if out.record is not None]
-        likes = [variable.out for variable in self.variables]
-        gradients = iter(self._filled(walk.pull_back(roots), likes))
-        return tuple(structure.build([next(gradients) for _ in structure.paths()]) for structure in self.structures)
+    def by_argument(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """Something for each variable, in the structures of the traced arguments."""
+        source = iter(leaves)
+        return tuple(structure.build([next(source) for _ in structure.paths()]) for structure in self.structures)
 
-    def push(self, tangents: Sequence[Value]) -> Any:
-        """The tangent of the result."""
+    def pull(self, cotangents: Sequence[Value | None], last: bool = False) -> list[Value]:
+        """The gradient of each variable; zeros where nothing depends on it. `last`: nobody will ask again."""
+        walk, seeds = self._walk(cotangents, last)
+        outputs = [out.record for out in self.outputs]
+        roots = [(out, g) for out, g in zip(outputs, seeds, strict=True) if out is not None and g is not None]
+        return self._filled(walk.pull_back(roots), [variable.out for variable in self.variables])
+
+    def push(self, tangents: Sequence[Value | None]) -> list[Value]:
+        """The tangent of each output."""
         walk, seeds = self._walk(tangents)
         pushed = walk.push_forward(seeds, [out.record for out in self.outputs])
-        return self.structure.build(self._filled(pushed, [out.array for out in self.outputs]))
+        return self._filled(pushed, [out.array for out in self.outputs])
 
-    def _walk(self, seeds: Sequence[Value], last: bool = False) -> tuple[Walk, list[Value]]:
-        """A walk over the trace, recorded if anybody else may differentiate it too, and seeds fit for it."""
+    def _walk(self, seeds: Sequence[Value | None], last: bool = False) -> tuple[Walk, list[Value | None]]:
+        """A walk over the trace, recorded if anybody else may differentiate it too, and seeds fit for it (None: 0)."""
         foreign = self.foreign or any(isinstance(seed, Tensor) and seed.record is not None for seed in seeds)
         recorded = foreign and tape.recorder.get() is not None
         needed = dependent(self.reach.order, self.variables)
         walk = Walk(self.reach.order, self.variables, recorded, needed, last)
         if recorded:
-            return walk, [seed if isinstance(seed, Tensor) else Tensor(seed) for seed in seeds]
+            return walk, [seed if seed is None or isinstance(seed, Tensor) else Tensor(seed) for seed in seeds]
         return walk, [constant(seed) for seed in seeds]
 
     def _filled(self, values: Sequence[Value | None], likes: Sequence[Array]) -> list[Value]:
@@ -140,59 +147,86 @@ def _variable(x: Any, where: str) -> Any:
     return Tensor(array, Record(copy_, (array,), (parent,), {}, array, hold((array,), backend_of(array))))
 
 
-def _seed(seed: Any, like: Tensor) -> Value:
-    """A cotangent or tangent, checked against what it belongs to; a tracked one stays a Tensor."""
-    if not isinstance(seed, Tensor) or seed.record is None:
-        return cotangent_for(like, seed)
-    if seed.shape != like.shape or seed.dtype != like.dtype:
+def _seeds(what: str, given: Any, like: Any) -> list[Value]:
+    """The leaves of `what`, a cotangent or a tangent, checked against the tree of tensors that it belongs to."""
+    leaves, got = tree.flatten(given)
+    likes, needed = tree.flatten(like)
+    if got != needed:
+        raise ValueError(f"{what} needs the structure {needed}, got {got} (* is an array)")
+    places = zip(needed.paths(), leaves, likes, strict=True)
+    return [_seed(what + path, leaf, of) for path, leaf, of in places]
+
+
+def _seed(what: str, given: Any, like: Tensor) -> Value:
+    """One leaf: of the shape, dtype and backend of what it belongs to; a tracked one stays a Tensor."""
+    try:
+        seed = as_value("asarray", given)
+    except TypeError as error:
+        raise TypeError(f"{what}: {error}") from None
+    if tuple(seed.shape) != like.shape:
         raise ValueError(
-            f"a (co)tangent of {like.dtype}{like.shape} has its shape and dtype, got {seed.dtype}{seed.shape}"
+            f"{what} needs the shape {like.shape}, got {tuple(seed.shape)}; give one number for each element"
         )
-    return seed
+    tracked = isinstance(seed, Tensor) and seed.record is not None
+    if seed.dtype != like.dtype if tracked else seed.dtype.kind not in "fiub":
+        raise TypeError(f"{what} needs the dtype {like.dtype}, got {seed.dtype}; give it in {like.dtype}")
+    return seed if tracked else cotangent_for(like, seed)
 
 
-def _seeds(what: str, seeds: Any, likes: Sequence[Tensor], structure: tree.Structure) -> list[Value]:
-    leaves, given = tree.flatten(seeds)
-    if given != structure:
-        raise ValueError(f"the {what} needs the structure {structure}, got {given}")
-    return [_seed(leaf, like) for leaf, like in zip(leaves, likes, strict=True)]
+def _as_argnums(argnums: int | Sequence[int]) -> tuple[tuple[int, ...], bool]:
+    """The numbers of the arguments to differentiate by, and whether they were given as a sequence."""
+    named: tuple[Any, ...] = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
+    if not all(isinstance(number, numbers.Integral) and not isinstance(number, bool) for number in named):
+        raise TypeError(f"argnums is the number of an argument, or a tuple of such numbers, got {argnums!r}")
+    if len(set(named)) != len(named):
+        raise ValueError(f"argnums {named} names an argument twice")
+    return named, isinstance(argnums, Sequence)
+
+
+def _as_tuple(rule: str, example: str, given: Any) -> tuple[Any, ...]:
+    """`args` or `tangents`, of which there is one for each argument; TypeError for what stands there by itself."""
+    if not isinstance(given, tuple | list):
+        shape = getattr(given, "shape", None)
+        got = f"a {type(given).__name__}" if shape is None else f"an array of shape {tuple(shape)}"
+        raise TypeError(f"{rule}, got {got}: write {example}")
+    return tuple(given)
 
 
 # ---- reverse mode --------------------------------------------------------------------------------------------------
 
 
-def value_and_grad(f: Fn, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Fn:
+def value_and_grad(f: Fn, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Fn:
     """A function that gives (f(...), gradient); f returns one number, or (number, aux) with `has_aux=True`.
 
-    The gradient has the structure, shapes and dtypes of the argument at `argnums` (a tuple of them for a tuple);
-    with `has_aux` the function gives ((number, aux), gradient). TypeError for an argument that is not floating,
-    ValueError for a result of more than one element.
+    The gradient has the structure, shapes and dtypes of the argument at `argnums` (a tuple of them for a tuple or
+    another sequence of numbers); with `has_aux` the function gives ((number, aux), gradient). TypeError for an
+    argument that is not floating, ValueError for a result of more than one element.
 
     >>> import minigrad as mg, numpy as np
     >>> mg.value_and_grad(lambda x: (x * x).sum())(np.array([1.0, 2.0]))
     (array(5.), array([2., 4.]))
     """
-    numbers = argnums if isinstance(argnums, tuple) else (argnums,)
+    named, several = _as_argnums(argnums)
 
     @functools.wraps(f, updated=())
     def differentiated(*args: Any, **kwargs: Any) -> Any:
-        trace = _Trace(functools.partial(f, **kwargs), args, _checked_argnums(numbers, args), has_aux)
+        trace = _Trace(functools.partial(f, **kwargs), args, named, has_aux)
         if len(trace.outputs) != 1 or trace.outputs[0].size != 1:
             got = [out.shape for out in trace.outputs] if trace.outputs else trace.structure
             raise ValueError(f"grad needs a function of one number, got results of shapes {got}; use vjp or jacobian")
         if trace.outputs[0].dtype.kind != "f":
             raise TypeError(f"grad needs a function of a floating result, got {trace.outputs[0].dtype}")
-        gradients = trace.pull([cotangent_for(trace.outputs[0], None)], last=True)
+        gradients = trace.by_argument(trace.pull([cotangent_for(trace.outputs[0], None)], last=True))
         value = trace.result()
         if has_aux:
             leaves, structure = tree.flatten(trace.aux)
             value = (value, structure.build(trace.closed(leaves)))
-        return value, gradients if isinstance(argnums, tuple) else gradients[0]
+        return value, gradients if several else gradients[0]
 
     return differentiated
 
 
-def grad(f: Fn, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Fn:
+def grad(f: Fn, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Fn:
     """A function that gives the gradient of f, which returns one number; see `value_and_grad`.
 
     >>> import minigrad as mg
@@ -209,19 +243,11 @@ def grad(f: Fn, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Fn
     return differentiated
 
 
-def _checked_argnums(argnums: Sequence[int], args: Sequence[Any]) -> Sequence[int]:
-    for argnum in argnums:
-        if not 0 <= argnum < len(args):
-            raise ValueError(f"argnums names argument {argnum}, but {len(args)} positional arguments were given")
-    if len(set(argnums)) != len(argnums):
-        raise ValueError(f"argnums {tuple(argnums)} names an argument twice")
-    return argnums
-
-
 def vjp(f: Fn, *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """f(*args), and `pull(g)`, which gives one gradient an argument from a cotangent of the result's structure.
 
-    `pull` may be called any number of times. TypeError for an argument that is not floating.
+    `pull` may be called any number of times. TypeError for an argument that is not floating, ValueError for a
+    cotangent of another structure or shape.
 
     >>> import minigrad as mg, numpy as np
     >>> out, pull = mg.vjp(lambda x, y: x * y, np.array([1.0, 2.0]), np.array([3.0, 4.0]))
@@ -231,7 +257,8 @@ def vjp(f: Fn, *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     trace = _Trace(f, args, range(len(args)))
 
     def pull(g: Any) -> tuple[Any, ...]:
-        return trace.pull(_seeds("cotangent", g, trace.outputs, trace.structure))
+        seeds = _seeds("the cotangent of the result", g, trace.structure.build(trace.outputs))
+        return trace.by_argument(trace.pull(seeds))
 
     return trace.result(), pull
 
@@ -242,89 +269,109 @@ def vjp(f: Fn, *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
 def jvp(f: Fn, args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """f(*args), and the derivative of f along `tangents`, which have the structures and shapes of the arguments.
 
+    TypeError for an argument that is not floating, and for args or tangents that are neither tuple nor list;
+    ValueError for tangents of another number, structure or shape.
+
     >>> import minigrad as mg
     >>> mg.jvp(lambda x, y: x * y, (3.0, 4.0), (1.0, 0.0))
     (array(12.), array(4.))
     """
+    args = _as_tuple("args is a tuple of arguments", "(x,)", args)
+    tangents = _as_tuple("tangents is a tuple of tangents", "(t,)", tangents)
+    if len(tangents) != len(args):
+        raise ValueError(
+            f"tangents has one tangent for each argument, got {len(tangents)} for {len(args)}; "
+            "give zeros for an argument that does not move"
+        )
     trace = _Trace(f, args, range(len(args)))
-    likes = [Tensor(variable.out) for variable in trace.variables]
-    seeds = _seeds("tangents of jvp", tuple(tangents), likes, tree.flatten(tuple(args))[1])
-    return trace.result(), trace.push(seeds)
+    likes = trace.by_argument([Tensor(variable.out) for variable in trace.variables])
+    seeds = []
+    for i, (tangent, like) in enumerate(zip(tangents, likes, strict=True)):
+        seeds += _seeds(f"the tangent of argument {i}", tangent, like)
+    return trace.result(), trace.structure.build(trace.push(seeds))
 
 
 # ---- whole matrices, and products with them ------------------------------------------------------------------------
 
 
-def jacobian(f: Fn, argnums: int = 0, mode: str = "reverse") -> Fn:
-    """A function that gives the Jacobian of f: an array of shape out.shape + x.shape, x being argument `argnums`.
+def jacobian(f: Fn, argnums: int | Sequence[int] = 0, mode: str = "reverse") -> Fn:
+    """A function that gives the Jacobian of f by the argument at `argnums`, or by several of them.
 
-    `mode="reverse"` takes one walk for each element of the result, "forward" one for each element of x.
-    f takes and returns single arrays there; ValueError otherwise.
+    Of one array by one array x it is an array of shape out.shape + x.shape. Of pytrees it has the structure of f's
+    result, at each leaf of it the structure of the argument (a tuple of them for a sequence of argnums), and at each
+    leaf of that such an array. `mode="reverse"` takes one walk for each element of the result and gives the dtype of
+    x, "forward" takes one for each element of x and gives the dtype of the result. TypeError for an argument or a
+    result that is not floating, ValueError for a function that returns no array.
 
     >>> import minigrad as mg, numpy as np
     >>> mg.jacobian(lambda x: x**2)(np.array([1.0, 2.0]))
     array([[2., 0.],
            [0., 4.]])
+    >>> mg.jacobian(lambda p: {"y": p["a"] * p["b"]})({"a": 2.0, "b": np.array([3.0, 4.0])})
+    {'y': {'a': array([3., 4.]), 'b': array([[2., 0.],
+           [0., 2.]])}}
     """
     if mode not in ("reverse", "forward"):
         raise ValueError(f'mode is "reverse" or "forward", got {mode!r}')
+    named, several = _as_argnums(argnums)
 
-    def differentiated(*args: Any) -> Any:
-        _checked_argnums((argnums,), args)
-        x = as_value("jacobian", args[argnums])
+    @functools.wraps(f, updated=())
+    def differentiated(*args: Any, **kwargs: Any) -> Any:
+        trace = _Trace(functools.partial(f, **kwargs), args, named)
+        if not trace.outputs:
+            raise ValueError(f"jacobian needs a function of at least one array, got {trace.structure}")
+        for out, path in zip(trace.outputs, trace.structure.paths(), strict=True):
+            if out.dtype.kind != "f":
+                raise TypeError(f"jacobian needs a function of floating results, got {out.dtype} for the result{path}")
+        outs, xs = [out.array for out in trace.outputs], [variable.out for variable in trace.variables]
+        walked = _by_units(trace.pull, outs) if mode == "reverse" else _by_units(trace.push, xs)
 
-        boxed = any(isinstance(leaf, Tensor) for leaf in tree.flatten(args)[0])
-        x = asarray(x) if boxed else x
+        def block(j: int, k: int) -> Value:
+            """The derivative of leaf j of the result by leaf k of the arguments."""
+            if mode == "reverse":
+                parts, axis, like = [gradients[k] for gradients in walked[j]], 0, xs[k]
+            else:
+                parts, axis, like = [tangents[j] for tangents in walked[k]], -1, outs[j]
+            shape = (*outs[j].shape, *xs[k].shape)
+            if not parts:
+                return trace.given(backend_of(like).xp.zeros(shape, dtype=like.dtype))
+            return reshape(stack(parts, axis), shape)
 
-        def of_x(x: Any) -> Any:
-            return f(*args[:argnums], x, *args[argnums + 1 :])
-
-        if mode == "reverse":
-            out, pull = vjp(of_x, x)
-            shape = _single(out).shape
-            rows = [pull(e)[0] for e in _basis(out)]
-            return _stacked(rows, tuple(x.shape), x).reshape((*shape, *x.shape))
-        columns = [_single(jvp(of_x, (x,), (e,))[1]) for e in _basis(x)]
-        shape = tuple((columns[0] if columns else _single(of_x(x))).shape)
-        axes = (*range(len(x.shape), len(x.shape) + len(shape)), *range(len(x.shape)))
-        return _stacked(columns, shape, x).reshape((*x.shape, *shape)).transpose(axes)
+        rows = [trace.by_argument([block(j, k) for k in range(len(xs))]) for j in range(len(outs))]
+        return trace.structure.build([row if several else row[0] for row in rows])
 
     return differentiated
 
 
-def _single(out: Any) -> Any:
-    if not hasattr(out, "shape"):
-        raise ValueError(f"jacobian needs a function of one array, got a {type(out).__name__}")
-    return out
+def _by_units(walk: Callable[[list[Value | None]], list[Value]], sources: Sequence[Array]) -> list[list[list[Value]]]:
+    """For each leaf and each of its elements, what a walk gives from a 1 there and zeros elsewhere."""
+    return [
+        [walk([unit if i == place else None for i in range(len(sources))]) for unit in _units(source)]
+        for place, source in enumerate(sources)
+    ]
 
 
-def _basis(x: Any) -> list[Array]:
-    """The unit arrays of the shape of x."""
-    array = constant(x)
-    backend = backend_of(array)
-    n = int(np.prod(array.shape))
-    return [backend.asarray(row.reshape(array.shape)) for row in np.eye(n, dtype=array.dtype)]
-
-
-def _stacked(rows: list[Any], shape: tuple[int, ...], like: Any) -> Any:
-    if rows:
-        return stack(rows)
-    array = constant(like)
-    empty = backend_of(array).xp.zeros((0, *shape), dtype=array.dtype)
-    return Tensor(empty) if isinstance(like, Tensor) else empty
+def _units(like: Array) -> Iterator[Array]:
+    """The unit arrays of the shape of another, in the order of its elements."""
+    backend = backend_of(like)
+    for row in np.eye(int(np.prod(like.shape)), dtype=like.dtype):
+        yield backend.asarray(row.reshape(like.shape))
 
 
 def hvp(f: Fn, args: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The product of the Hessian of f with `tangents` at `args` (forward over reverse); f returns one number.
 
-    The result has the structure of `args`, a tuple with one entry an argument.
+    The result has the structure of `args`, a tuple with one entry an argument. Errors as those of `grad` and `jvp`.
 
     >>> import minigrad as mg
     >>> mg.hvp(lambda x: x**3, (2.0,), (1.0,))
     (array(12.),)
     """
-    every = tuple(range(len(args)))
-    return jvp(grad(f, argnums=every), args, tangents)[1]
+
+    def gradient(*xs: Any) -> Any:
+        return grad(f, argnums=range(len(xs)))(*xs)
+
+    return jvp(gradient, args, tangents)[1]
 
 
 # ---- ends and new beginnings ---------------------------------------------------------------------------------------

@@ -540,6 +540,51 @@ def test_uses_before_backward_is_an_error():
         records.uses(W)
 
 
+def test_uses_of_what_the_tape_never_saw_is_an_error():
+    """An empty list would say that the weight has no share in the loss."""
+    W, other, constant = leaf(3.0, "W"), leaf(2.0), mg.tensor(5.0)
+    with mg.Tape() as records:
+        mg.grad(lambda w: w * w * constant)(W)
+        copies = len(records)
+        (other * constant).backward()
+    with pytest.raises(ValueError, match=r"^W is on no record.*mg.grad.*copies.*loss.backward\(\).*name the copy"):
+        records.uses(W)
+    for unknown in (constant, np.ones(2), W * 2.0, W * other, leaf(3.0)):
+        with pytest.raises(ValueError, match="^this tensor is on no record of this tape"):
+            records.uses(unknown)
+    assert copies > 0
+    assert [float(use.gradient) for use in records.uses(other)] == [5.0]
+    with pytest.raises(ValueError, match="no record"):
+        mg.Tape().uses(W)
+
+
+def test_the_copy_that_grad_works_on_has_uses():
+    W, named = leaf(3.0, "W"), []
+
+    def cube(w):
+        named.append(w)
+        return w * w * w
+
+    with mg.Tape() as records:
+        g = mg.grad(cube)(W.data)
+    assert [(use.op, float(use.gradient)) for use in records.uses(named[0])] == [("multiply", 9.0)] * 3
+    assert g == 27.0
+
+
+def test_what_the_tape_made_and_nobody_used_has_no_uses():
+    """It is known, so the list is empty: also one output of several, and after backward has freed it."""
+    W = leaf(3.0)
+    pair = mg.checkpoint(lambda w: (w * 2.0, w * 5.0))
+    with mg.Tape() as records:
+        plain = W * 4.0
+        used, idle = pair(W)
+        (plain + used).backward()
+        root, _ = pair(W)
+        root.backward()
+    assert records.uses(idle) == records.uses(root) == []
+    assert [use.op for use in records.uses(plain)] == [use.op for use in records.uses(used)] == ["add"]
+
+
 def test_a_use_that_the_loss_does_not_depend_on_contributes_nothing():
     W = leaf(3.0)
     with mg.Tape() as records:
