@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import sys
 
 import numpy as np
@@ -15,11 +17,13 @@ import minigrad as mg
 from cell_equations import EQUATIONS
 from minigrad import nn, tree
 from minigrad.backend import get_backend
+from minigrad.nn.cells import Options
 from minigrad.nn.equations import equations
 from minigrad.testing import check_grads
 
 INPUTS, UNITS, ROWS = 2, 3, 2
 KINDS = list(EQUATIONS)
+OPTIONS = {"dtype": '"float32"', "seed": "None", "init_W_x": "None", "init_W_h": "None", "init_b": "None"}
 TIGHT = {"rtol": 1e-12, "atol": 1e-14}
 
 
@@ -640,12 +644,30 @@ def test_clip_limits_the_memory_that_is_handed_on():
         (lambda: nn.LSTMCell(2, 3, clip=np.nan), ValueError, "clip is a positive number or None, got nan"),
         (lambda: nn.LSTMCell(2, 3, projection=0), ValueError, "LSTMCell: projection is at least 1, got 0"),
         (lambda: nn.LSTMCell(2, 3, coupled=True, forget_bias=2.0), ValueError, "f = 1 - i .*forget_bias=2.0"),
-        (lambda: nn.LSTMCell(2, 3, peephole=True), TypeError, "peephole"),
+        (lambda: nn.LSTMCell(2, 3, peephole=True), TypeError, "LSTMCell takes no 'peephole'; .* peepholes, "),
+        (lambda: nn.GRUCell(2, 3, foo=1, bar=2), TypeError, ("^GRUCell takes no 'foo', 'bar'; what it takes is "
+         "inputs, units, update, reset, dtype, seed, init_W_x, init_W_h, init_b$")),
+        (lambda: nn.GRUCell(2, 3, outputs=5), TypeError, "GRUCell takes no 'outputs'"),
+        (lambda: nn.RNNCell(2, 3, biases={}, gates="h"), TypeError, "RNNCell takes no 'biases', 'gates'"),
+        (lambda: nn.RNNCell(2, 3, activation="relu"), TypeError,
+         "^RNNCell: activation is a function of an array, for example mg.relu, got 'relu'$"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_tells_of_the_options_that_all_cells_have(kind):
+    cell = getattr(nn, kind)
+    text = inspect.getdoc(cell)
+    assert all(f"`{name}={default}`" in text for name, default in OPTIONS.items())
+    assert list(OPTIONS) == list(Options.__annotations__)
+    told = cell(2, 3, **{name: ast.literal_eval(default) for name, default in (OPTIONS | {"seed": "0"}).items()})
+    for path, p in cell(2, 3, seed=0).parameters().items():
+        assert p.dtype == told.parameters()[path].dtype
+        assert (p == told.parameters()[path]).all()
 
 
 def test_a_projected_state_is_told_from_the_memory():
@@ -754,6 +776,16 @@ def test_equations_of_a_function_with_trees_of_its_own(untraced):
         strict=True,
     ):
         np.testing.assert_array_equal(got, value)
+
+
+@pytest.mark.parametrize(("inputs", "got"), [(2, "a number"), (np.array(1.0), "a number"), ({}, "none")])
+def test_equations_need_inputs_with_rows(inputs, got):
+    with pytest.raises(ValueError, match=rf"^equations takes an example .* \(B, \.\.\.\), .*, got {got}$"):
+        equations(nn.GRUCell(2, 3), inputs)
+
+
+def test_equations_of_a_function_of_numbers(untraced):
+    assert equations(lambda x, s: (x, s * x), 2.0, 3.0) == "s = s * x\noutput, state = x, s"
 
 
 def test_equations_need_a_state():

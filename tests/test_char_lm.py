@@ -449,6 +449,18 @@ def test_resume_remembers_its_settings_and_may_train_longer(text):
     assert meta["config"]["units"] == 6
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_resume_may_end_a_run_where_it_stands_and_not_before(text, checkpoint, capsys):
+    options = arguments(text, "--checkpoint", "run.ck", "--resume", "--steps")
+    message = refused(capsys, *options, "1")
+    assert "the run in --checkpoint run.ck has done 2 steps, more than --steps 1: --steps counts them all" in message
+    before = training.load(checkpoint)
+    assert char_lm.main([*options, "2"]) == 0
+    arrays, meta = training.load(checkpoint)
+    assert meta["config"] == before[1]["config"] | {"steps": 2}
+    np.testing.assert_array_equal(arrays["losses"], before[0]["losses"])
+
+
 def test_ctrl_c_without_a_checkpoint_says_how(text, capsys, monkeypatch):
     interrupt_before_step(monkeypatch, 3)
     assert char_lm.main(arguments(text)) == 130

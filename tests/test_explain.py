@@ -216,7 +216,9 @@ def test_draws_are_inputs():
 
 
 def test_what_does_not_fit_is_an_error():
-    with pytest.raises(TypeError, match=r"a LSTMCell is called as cell\(x, state\).*pass a function that calls it"):
+    with pytest.raises(
+        TypeError, match=r"^explain.program takes fn\(state, x\), and a LSTMCell .*: pass lambda state, x: .*has_output"
+    ):
         listing_of(mg.nn.LSTMCell(I, H, dtype="float64"))
     with pytest.raises(TypeError, match="got int"):
         listing_of(3)
@@ -241,6 +243,29 @@ def test_what_cannot_be_traced_is_an_error_and_leaves_nothing_behind():
     with pytest.raises(KeyError, match="mine"):
         listing_of(fails_the_second_time)
     assert sys.getprofile() is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        (mg.nn.RNNCell(I, H, seed=0), ["W_x", "W_h", "b"]),
+        (mg.nn.GRUCell(I, H, reset="after", seed=0), ["W_x", "W_h", "b", "b_hn"]),
+        (mg.nn.LSTMCell(I, H, peepholes=True, projection=2, seed=0), ["W_x", "W_h", "b", "p_i", "p_f", "p_o", "W_p"]),
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_a_function_around_a_cell_shows_what_dynamic_rnn_runs(cell, names):
+    """What a learner is told to pass: the programs are those that run, and they name the cell's parameters."""
+    xs = inputs().astype("float32")
+    listing = listing_of(lambda state, x: cell(x, state)[::-1], xs, cell.zero_state(B), has_output=True)
+    assert list(cell.parameters()) == names
+    assert set(names) <= words(listing.forward.source)
+    assert {f"d_{name}" for name in names} <= words(listing.backward.source)
+    before = info()
+    outputs, state = mg.nn.dynamic_rnn(cell, xs, time_major=True)
+    (outputs.sum() + sum(leaf.sum() for leaf in mg.tree.flatten(state)[0])).backward()
+    assert info().compilations == before.compilations
+    assert info().runs == before.runs + 2
 
 
 # ---- names ---------------------------------------------------------------------------------------------------------

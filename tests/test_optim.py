@@ -324,6 +324,17 @@ def test_params_are_modules_and_trees_of_tensors():
     assert optim.SGD(x, 0.1).params == {"": x}
 
 
+def test_what_an_optimiser_is_not_given_is_frozen(make, backend):
+    net = nn.Deep([nn.RNNCell(1, 2, seed=0), nn.RNNCell(2, 2, seed=1)])
+    opt, before = make(net.layers[1]), net.state_dict()
+    outputs, _ = nn.dynamic_rnn(net, backend.asarray(np.ones((1, 3, 1), "float32")))
+    outputs.sum().backward()
+    opt.step()
+    moved = {path for path, array in net.state_dict().items() if (host(array) != host(before[path])).any()}
+    assert moved == {"layers.1.W_x", "layers.1.W_h", "layers.1.b"}
+    assert {path for path, p in net.parameters().items() if p.grad is None} == moved
+
+
 def test_a_shared_tensor_moves_once(backend):
     x = leaf([1.0])
     opt = optim.SGD([x, x], 0.1)
@@ -342,8 +353,10 @@ def test_a_shared_tensor_moves_once(backend):
         ([leaf([1.0]) * 2], TypeError, "at '0' holds a tensor that does not require a gradient"),
         ({"a": [leaf(1.0)], "a.0": leaf(2.0)}, ValueError, "two parameters have the path 'a.0'"),
         (None, TypeError, "params holds a NoneType"),
+        (nn.RNNCell(1, 2).parameters().values(), TypeError, r"a dict_values: pass the net, or net.parameters\(\)"),
+        (list(nn.RNNCell(1, 2).parameters().items()), TypeError, "at '0.0' holds a str: pass the net, or net.param"),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_wrong_params_are_refused(params, error, message):
     with pytest.raises(error, match=message):

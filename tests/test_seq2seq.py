@@ -1089,6 +1089,13 @@ def test_sizes_that_do_not_fit_name_their_sum():
     refused(ValueError, "readout scores 6 tokens, and target knows 5", readout=nn.Linear(3, 6, dtype=F))
 
 
+def test_a_seq2seq_is_called_itself_and_is_no_cell():
+    net, (inputs, _) = built(RAGGED), batch(RAGGED)
+    for state in (None, net.decoder.zero_state(4)):
+        with pytest.raises(TypeError, match=r"a Seq2Seq is no cell, .* by itself: call net\(inputs, targets\)"):
+            nn.dynamic_rnn(net, inputs, initial_state=state)
+
+
 def test_inputs_that_do_not_fit():
     net, (inputs, targets) = built(RAGGED._replace(embedded=False)), batch(RAGGED._replace(embedded=False))
     with pytest.raises(ValueError, match=r"Seq2Seq takes inputs \(B, T, \.\.\.\), got inputs of shape \(3,\)"):

@@ -177,6 +177,17 @@ def test_bad_input_is_refused():
         Stream(Bidirectional(lstm(), lstm()))
 
 
+def test_a_stream_is_called_itself_and_is_no_cell():
+    x = inputs()
+    for state in (None, lstm().zero_state(3)):
+        with pytest.raises(TypeError, match=r"^a Stream is no cell, it runs .* by itself: call stream\(chunk\)$"):
+            nn.dynamic_rnn(Stream(lstm()), x, initial_state=state)
+    with pytest.raises(TypeError, match=r"a Stream is no cell, .* call stream\(chunk\)"):
+        nn.equations(Stream(lstm()), x[:, 0], lstm().zero_state(3))
+    with pytest.raises(TypeError, match=r"a Stream is no cell, .* call stream\(chunk\)"):
+        mg.explain.credit_map(Stream(lstm()), x, lambda outputs: outputs[..., 0])
+
+
 # ---- what a state is, between chunks -------------------------------------------------------------------------------
 
 

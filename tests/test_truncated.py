@@ -323,6 +323,51 @@ def test_no_steps_have_no_window():
 
 
 @pytest.mark.parametrize(
+    ("net", "got"),
+    [
+        (nn.GRUCell(2, 3), "a GRUCell"),
+        (nn.Stream(nn.GRUCell(2, 3)), "a Stream"),
+        (nn.dynamic_rnn, "dynamic_rnn"),  # without its cell, in whose place the inputs would stand
+        (lambda piece, state: (piece, state), "<lambda>"),
+        (None, "a NoneType"),
+    ],
+)
+def test_what_is_not_called_as_a_net_is_refused_before_the_first_window(net, got):
+    message = rf"net\(inputs, sequence_length=\.\.\., .*not as {got} is: for a cell, pass functools.partial\(mg.nn.dyn"
+    with pytest.raises(TypeError, match=message):
+        truncated(net, np.ones((2, 4, 2), "float32"), 2)
+
+
+BOTH_WAYS = nn.Bidirectional(nn.GRUCell(2, 3), nn.GRUCell(2, 3))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        BOTH_WAYS,
+        functools.partial(nn.dynamic_rnn, BOTH_WAYS),
+        functools.partial(nn.dynamic_rnn, cell=nn.Deep([BOTH_WAYS])),
+        functools.partial(nn.dynamic_rnn, nn.GRUCell(2, 3), reverse=True),
+    ],
+)
+def test_what_reads_windows_from_their_ends_is_refused(net):
+    with pytest.raises(TypeError, match=r"window to window, and got a net that reads each .*run it over whole s"):
+        truncated(net, np.ones((2, 4, 2), "float32"), 2)
+
+
+def test_a_net_that_does_not_tell_how_it_is_called_is_called():
+    net, inputs = functools.partial(nn.dynamic_rnn, nn.RNNCell(2, 3)), np.ones((2, 4, 2), "float32")
+
+    class Secretive:
+        __signature__ = property(lambda self: (_ for _ in ()).throw(ValueError("none")))
+
+        def __call__(self, *args, **named):
+            return net(*args, **named)
+
+    assert [window.steps for window in truncated(Secretive(), inputs, 2)] == [slice(0, 2), slice(2, 4)]
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"k1": 0}, ValueError, "truncated: k1 is at least 1, got 0"),

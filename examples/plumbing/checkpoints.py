@@ -20,7 +20,7 @@ from plumbing.training import History, Schedule, fit
 class Run:
     """Everything that changes while training, so everything that a checkpoint must hold, and the settings."""
 
-    config: Any  # a dataclass of what JSON can hold
+    config: Any  # a dataclass of what JSON can hold; its `steps` are those of the whole run
     model: nn.Module
     optimiser: optim.Adam
     state: Any  # what the cells remember from one step of training to the next
@@ -109,7 +109,7 @@ def resumed(stored: Any, given: Mapping[str, Any], changeable: Collection[str]) 
 
 
 def restore(run: Run, path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Put a run, made with the same settings, where the checkpoint's was, bit for bit."""
+    """Put a run, made with the same settings, where the checkpoint's was, bit for bit. It may not end before that."""
 
     def part(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
@@ -123,3 +123,8 @@ def restore(run: Run, path: Path, arrays: Mapping[str, np.ndarray], meta: Mappin
         run.history = History(arrays["losses"].tolist(), measured, meta["times"], meta["seconds"])
     except (KeyError, ValueError) as error:
         raise BadInputError(f"--checkpoint {path} does not fit this version of the program: {error}") from None
+    if run.config.steps < run.history.step:
+        raise BadInputError(
+            f"the run in --checkpoint {path} has done {run.history.step} steps, more than --steps {run.config.steps}: "
+            "--steps counts them all, those before --resume too; name more, or leave it out"
+        )

@@ -18,6 +18,11 @@ class Part:
     """One program: `source` is its Python, `products_in_loops` counts the matrix products in each of its loops.
 
     The source defines `make(T)`, which makes the buffers for T steps, and `run`, which computes in them.
+
+    >>> import minigrad as mg, numpy as np
+    >>> decayed = mg.explain.program(lambda h, x: h / 2 + x, np.ones((5, 2)), np.zeros(2)).forward
+    >>> decayed.products_in_loops, decayed.source.splitlines()[0]
+    ([0], 'def make(T):')
     """
 
     source: str
@@ -31,7 +36,15 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Listing:
-    """What scan runs: `forward`, and `backward`, which is None where no gradient is wanted. Print it to read it."""
+    """What scan runs: `forward`, and `backward`, which is None where no gradient is wanted. Print it to read it.
+
+    >>> import minigrad as mg, numpy as np
+    >>> listing = mg.explain.program(lambda h, x: h / 2 + x, np.ones((5, 2)), mg.tensor(np.zeros(2)))
+    >>> print(listing.backward)
+    None
+    >>> print(str(listing).splitlines()[0])
+    # ---- forward: 0 matrix products in the loop ----
+    """
 
     forward: Part
     backward: Part | None
@@ -62,7 +75,9 @@ def program(
 
     The source is straight-line array code, its names taken from the variables of `fn` where they are known: a name
     in `_all` holds a value of all T steps. Comments say what is done once for all steps and what at each step.
-    Raises what scan raises where an argument does not fit or `fn` cannot be traced.
+    A cell takes and gives its state in the other order, so pass a function that calls it, as in the second example:
+    these are the programs that `dynamic_rnn` runs.
+    Raises what scan raises where an argument does not fit or `fn` cannot be traced, and TypeError for a cell by itself.
 
     >>> import minigrad as mg, numpy as np
     >>> W_x, W_h = (mg.tensor(np.ones((n, 3)), requires_grad=True) for n in (2, 3))
@@ -73,7 +88,17 @@ def program(
     [1]
     >>> "W_x" in listing.forward.source, "for each step, from the last to the first" in listing.backward.source
     (True, True)
+
+    >>> cell, xs = mg.nn.LSTMCell(2, 3, peepholes=True), np.ones((5, 4, 2), dtype="float32")
+    >>> listing = mg.explain.program(lambda state, x: cell(x, state)[::-1], xs, cell.zero_state(4), has_output=True)
+    >>> print(*[line for line in listing.forward.source.splitlines() if line.endswith("= captured")])
+        (W_x, W_h, b, p_i, p_f, p_o, ) = captured
     """
+    if hasattr(fn, "zero_state"):
+        raise TypeError(
+            f"explain.program takes fn(state, x), and a {type(fn).__name__} is called as cell(x, state): pass "
+            "lambda state, x: cell(x, state)[::-1], inputs (T, B, ...) and has_output=True"
+        )
     problem = problem_of(fn, elems, initializer, has_output, reverse, lengths, length)
     with random.steps() as enter:
         scan, captured, draws = compiled(problem, enter)

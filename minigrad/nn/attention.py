@@ -39,6 +39,15 @@ class Attention(Module):
 
     A kind says what the keys of a memory are, and how well they fit a query. Weights are from 0 to 1 and sum to 1; in a
     row without values, of length 0, they and the mean are 0.
+
+    >>> import minigrad as mg, numpy as np
+    >>> class Nearest(mg.nn.DotAttention):  # its keys, and a kind of scores of one's own
+    ...     def scores(self, query, keys):
+    ...         return -mg.norm(keys - mg.expand_dims(query, 1), axis=2)
+    >>> attention = Nearest(4, 3, seed=0)
+    >>> mean, weights = attention(np.ones((1, 4), "float32"), attention.memory(np.ones((1, 3, 3), "float32"), [2]))
+    >>> weights.numpy()
+    array([[0.5, 0.5, 0. ]], dtype=float32)
     """
 
     W_memory: Tensor

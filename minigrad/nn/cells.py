@@ -6,6 +6,7 @@ side, so that a step multiplies once for the input and once for the state; `cell
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack
@@ -32,6 +33,7 @@ class Gate(NamedTuple):
 class Options(TypedDict, total=False):
     """What every cell takes by keyword: the dtype and the seed of its parameters, and their initialisers.
 
+    Each may be left out: `dtype` is "float32" then, and without a `seed` no two cells are alike.
     `init_W_x`, `init_W_h` and `init_b` are functions `(shape, seed, dtype)`, as in `minigrad.nn.initialisers`, called
     for each gate by itself; or dicts of such by the letter of a gate, the other gates keeping the cell's own.
     """
@@ -48,6 +50,7 @@ class Cell(Module):
 
     `W_x` (inputs, gates * units) starts Glorot-uniform, `W_h` (outputs, gates * units) orthogonal, `b` at 0, each gate
     by itself, unless `Options` say otherwise. `outputs`, the size of h, is `units` unless a cell projects it.
+    TypeError for an option that neither the cell nor `Options` has.
     """
 
     def __init__(
@@ -57,22 +60,19 @@ class Cell(Module):
         gates: str,
         outputs: int | None = None,
         biases: Mapping[str, Initialiser] | None = None,
-        *,
-        dtype: Any = "float32",
-        seed: Seed = None,
-        init_W_x: Choice = None,
-        init_W_h: Choice = None,
-        init_b: Choice = None,
+        /,  # so that these names are no options of a cell
+        **options: Unpack[Options],
     ) -> None:
         self._name = type(self).__name__
+        given = _known(type(self), options)
         self.inputs = as_size(self._name, "inputs", inputs)
         self.units = as_size(self._name, "units", units)
         self.outputs = self.units if outputs is None else as_size(self._name, "projection", outputs)
         self.gates = gates
-        dtype = as_float_dtype(dtype)
+        dtype, seed = as_float_dtype(given.get("dtype", "float32")), given.get("seed")
 
-        def fused(name: str, shape: tuple[int, ...], choice: Choice, own: Mapping[str, Initialiser]) -> Tensor:
-            chosen = self._chosen(f"init_{name}", choice, own)
+        def fused(name: str, shape: tuple[int, ...], own: Mapping[str, Initialiser]) -> Tensor:
+            chosen = self._chosen(f"init_{name}", given.get(f"init_{name}"), own)
             blocks = []
             for gate in gates:
                 block = asarray(chosen[gate](shape, seed_for(seed, f"{self._name}.{name}.{gate}"), dtype))
@@ -84,9 +84,9 @@ class Cell(Module):
                 blocks.append(block)
             return parameter(name, concatenate(blocks, axis=-1))
 
-        self.W_x = fused("W_x", (self.inputs, self.units), init_W_x, dict.fromkeys(gates, glorot_uniform))
-        self.W_h = fused("W_h", (self.outputs, self.units), init_W_h, dict.fromkeys(gates, orthogonal))
-        self.b = fused("b", (self.units,), init_b, {**dict.fromkeys(gates, zeros), **(biases or {})})
+        self.W_x = fused("W_x", (self.inputs, self.units), dict.fromkeys(gates, glorot_uniform))
+        self.W_h = fused("W_h", (self.outputs, self.units), dict.fromkeys(gates, orthogonal))
+        self.b = fused("b", (self.units,), {**dict.fromkeys(gates, zeros), **(biases or {})})
 
     def zero_state(self, batch_size: int) -> Any:
         """The state before the first step: zeros (batch_size, outputs), where the parameters are and of their dtype.
@@ -156,8 +156,11 @@ class RNNCell(Cell):
 
         h = activation(x W_x + h W_h + b)
 
-    Further keywords are those of `Options`.
-    Raises TypeError for an input or a state of another dtype than the parameters', ValueError for another shape.
+    `activation` is a function of an array: `mg.tanh`, `mg.relu` or any other.
+    Every cell takes `dtype="float32"`, `seed=None`, and the initialisers `init_W_x=None` (Glorot-uniform),
+    `init_W_h=None` (orthogonal) and `init_b=None` (zeros); see `minigrad.nn.cells.Options`.
+    Raises TypeError for an activation that is no function, an option that there is not, and an input or a state of
+    another dtype than the parameters'; ValueError for another shape.
     Source: Elman, "Finding structure in time" (1990).
 
     >>> import minigrad as mg, numpy as np
@@ -170,6 +173,8 @@ class RNNCell(Cell):
     def __init__(
         self, inputs: int, units: int, activation: Callable[[Any], Any] = tanh, **options: Unpack[Options]
     ) -> None:
+        if not callable(activation):
+            raise TypeError(f"RNNCell: activation is a function of an array, for example mg.relu, got {activation!r}")
         super().__init__(inputs, units, "h", **options)
         self.activation = activation
 
@@ -192,9 +197,11 @@ class GRUCell(Cell):
     h = (1 - z) * h + z * n. `reset` says where r acts: "before" the product, as above, or "after" it,
     n = tanh(x W_xn + r * (h W_hn + b_hn) + b_n), which has one more parameter, `b_hn` (units,), 0 at the start.
 
-    Fused in this order: r, z, n. Further keywords are those of `Options`.
-    Raises ValueError for another word; TypeError for an input or a state of another dtype than the parameters',
-    ValueError for another shape.
+    Fused in this order: r, z, n.
+    Every cell takes `dtype="float32"`, `seed=None`, and the initialisers `init_W_x=None` (Glorot-uniform),
+    `init_W_h=None` (orthogonal) and `init_b=None` (zeros); see `minigrad.nn.cells.Options`.
+    Raises ValueError for another word; TypeError for an option that there is not, and for an input or a state of
+    another dtype than the parameters'; ValueError for another shape.
     Sources: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014), keep and before; Chung et
     al., "Empirical evaluation of gated recurrent neural networks" (2014), write; cuDNN and PyTorch, keep and after.
 
@@ -255,7 +262,13 @@ def with_z_negated(fused: Array) -> Array:
 
 
 class LSTMState(NamedTuple):
-    """What an LSTM hands on: the output h (..., outputs) and the memory c (..., units)."""
+    """What an LSTM hands on: the output h (..., outputs) and the memory c (..., units).
+
+    >>> import minigrad as mg
+    >>> h, c = mg.nn.LSTMCell(2, 3, projection=1).zero_state(4)
+    >>> h.shape, c.shape
+    ((4, 1), (4, 3))
+    """
 
     h: Any
     c: Any
@@ -283,9 +296,11 @@ class LSTMCell(Cell):
       and so is c, over the units, in h = o * tanh(norm_c(c)); the c that is handed on is not. See `LayerNorm` for
       `norm_x`, `norm_h` and `norm_c`.
 
-    Further keywords are those of `Options`; an `init_b` for gate f takes the place of `forget_bias`.
-    Raises ValueError for options that do not go together; TypeError for an input or a state of another dtype than the
-    parameters', ValueError for another shape.
+    Every cell takes `dtype="float32"`, `seed=None`, and the initialisers `init_W_x=None` (Glorot-uniform),
+    `init_W_h=None` (orthogonal) and `init_b=None` (zeros); see `minigrad.nn.cells.Options`. An `init_b` for gate f
+    takes the place of `forget_bias`.
+    Raises ValueError for options that do not go together; TypeError for one that there is not, and for an input or a
+    state of another dtype than the parameters'; ValueError for another shape.
     Sources: Hochreiter and Schmidhuber (1997); Gers et al., "Learning to forget" (2000), for the forget gate;
     Jozefowicz et al. (2015) for its bias; Gers and Schmidhuber, "Recurrent nets that time and count" (2000), peepholes;
     Sak et al. (2014), projection; Greff et al., "LSTM: a search space odyssey" (2017), coupled gates; Ba et al. (2016),
@@ -401,6 +416,16 @@ class LayerNorm(Module):
 
 
 # ---- checking options ----------------------------------------------------------------------------------------------
+
+
+def _known(cell: type, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options that every cell takes; TypeError for another, which lists all that this cell takes."""
+    unknown = [repr(name) for name in options if name not in Options.__annotations__]
+    if unknown:
+        named = [p.name for p in inspect.signature(cell).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        known = ", ".join([*named, *Options.__annotations__])
+        raise TypeError(f"{cell.__name__} takes no {', '.join(unknown)}; what it takes is {known}")
+    return options
 
 
 def _one_of(argument: str, word: str, words: tuple[str, ...]) -> str:

@@ -42,7 +42,15 @@ IMPOSSIBLE = -math.inf  # the logarithm of probability 0
 
 
 class Decoded(NamedTuple):
-    """One sequence a row, as NumPy arrays."""
+    """One sequence a row, as NumPy arrays.
+
+    >>> import numpy as np
+    >>> from minigrad.nn import decoding
+    >>> table = np.log([[0.3, 0.7], [0.6, 0.4]])  # p(next token | token)
+    >>> found = decoding.greedy(lambda tokens, *_: (table[tokens], ()), (), start=[0, 1], end=1, max_length=9)
+    >>> found.tokens.tolist(), found.lengths.tolist(), found.finished.tolist()
+    ([[1, 1], [0, 1]], [1, 2], [True, True])
+    """
 
     tokens: Host
     """int64 (B, L), without the start, with the end; after it the end again. L is the longest made."""
@@ -58,6 +66,13 @@ class Beams(NamedTuple):
     """W sequences a row, the best first, as NumPy arrays.
 
     Where a row has fewer than W sequences, those that are missing stand last, with log_prob and score -inf, length 0.
+
+    >>> import numpy as np
+    >>> from minigrad.nn import decoding
+    >>> table = np.log([[0.7, 0.3], [0.7, 0.3]])  # p(next token | token)
+    >>> found = decoding.beam(lambda tokens, *_: (table[tokens], ()), (), start=[0], end=1, max_length=2, width=4)
+    >>> found.tokens[0].tolist(), found.lengths[0].tolist(), np.exp(found.log_probs[0]).round(2)
+    ([[0, 0], [1, 1], [0, 1], [1, 1]], [2, 1, 2, 0], array([0.49, 0.3 , 0.21, 0.  ]))
     """
 
     tokens: Host
@@ -496,3 +511,6 @@ def _length_penalty(model: _Model, exponent: Any) -> Callable[[int], float]:
             f"{model.max_length}; usual ones are below 2"
         ) from None
     return penalty
+
+
+__all__ = ["Beams", "Decoded", "beam", "greedy", "sample"]

@@ -22,6 +22,7 @@ from minigrad import tree
 from minigrad.backend import backend_of
 from minigrad.nn.module import Module, tensors_of
 from minigrad.nn.record import called
+from minigrad.nn.run import refuse_called
 from minigrad.ops.indexing import getitem_
 from minigrad.scan.carry import as_leaves
 from minigrad.scan.names import LocalNames, identifier, name_by_inputs
@@ -55,7 +56,8 @@ def equations(cell: Any, inputs: Any, state: Any = None) -> str:
     name may be assigned again. The last line says what the call returns. Numbers are written out, sizes as they are in
     this cell. While a debugger, a profiler or a coverage tool is at work, fewer names of variables are known, and
     values are named after how they are made.
-    Raises what scan raises for a cell that cannot be traced, and TypeError for one without `zero_state` and no state.
+    Raises what scan raises for a cell that cannot be traced; TypeError for one without `zero_state` and no state, and
+    for what is no cell; ValueError for inputs without an axis of rows, where the state is made.
 
     >>> import minigrad as mg, numpy as np
     >>> from minigrad.nn.equations import equations
@@ -69,11 +71,18 @@ def equations(cell: Any, inputs: Any, state: Any = None) -> str:
     h = 0.9 * h + 0.1 * new
     output, state = h, h
     """
+    refuse_called(cell)
     given = as_leaves("inputs of the cell", inputs)[0]
     if state is None:
         if not hasattr(cell, "zero_state"):
             raise TypeError(f"{getattr(cell, '__name__', type(cell).__name__)} has no zero_state: pass a state")
-        state = cell.zero_state(given[0].shape[0])
+        shape = tuple(given[0].shape) if given else None
+        if not shape:
+            raise ValueError(
+                "equations takes an example of a cell's inputs at one step, an array (B, ...), for instance zeros of "
+                f"shape (1, inputs), got {'none' if shape is None else 'a number'}"
+            )
+        state = cell.zero_state(shape[0])
     return _Printer(_step_of(cell, inputs, state)).text()
 
 

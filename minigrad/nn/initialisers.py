@@ -145,3 +145,6 @@ def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) != 2:
         raise ValueError(f"{name} makes matrices (inputs, outputs), got shape {shape}")
     return shape[0], shape[1]
+
+
+__all__ = ["chrono", "constant", "glorot_uniform", "identity", "orthogonal", "zeros"]

@@ -8,7 +8,7 @@ from typing import Any
 from minigrad import tree
 from minigrad.nn.initialisers import Seed
 from minigrad.nn.record import Recording
-from minigrad.nn.run import Run, over_time
+from minigrad.nn.run import Run, over_time, refuse_called
 from minigrad.ops import swapaxes
 from minigrad.ops.op import as_value
 from minigrad.ops.sequence import as_lengths
@@ -89,6 +89,7 @@ def sizes(owner: str, inputs: Any, time_major: bool) -> tuple[int, int]:
 
 def first_state(cell: Any, batch: int, given: Any) -> Any:
     """The initial state that was given, of the cell's structure, or the cell's zeros."""
+    refuse_called(cell)
     name = getattr(cell, "__name__", type(cell).__name__)
     if not hasattr(cell, "zero_state"):
         if given is None:

@@ -9,6 +9,7 @@ A cell is any callable `cell(x, state) -> (output, state)`, and needs nothing of
 - `net.whole_sequence = True` and `net.over_time(run, elems, state, lengths, reverse)`: for a net that has no single
   step because it walks over the sequence more than once, as `Bidirectional` does. elems are (T, B, ...), lengths an int
   for each row or None; it returns `(outputs, final_state, recorded)`, with a loop for each of its nets by `over_time`.
+- `called_as = "stream(chunk)"`: for what is no cell, because it runs over sequences by itself; how it is called.
 
 `over_time` runs both kinds, so that `dynamic_rnn` and `Deep` need not know which they have.
 """
@@ -108,6 +109,13 @@ def over_time(
 def is_whole_sequence(net: Any) -> bool:
     """Whether a net has no single step."""
     return bool(getattr(net, "whole_sequence", False))
+
+
+def refuse_called(net: Any) -> None:
+    """TypeError for what runs over sequences by itself, which says how it is called."""
+    call = getattr(net, "called_as", None)
+    if call is not None:
+        raise TypeError(f"a {type(net).__name__} is no cell, it runs over sequences by itself: call {call}")
 
 
 def as_net(owner: str, what: str, net: Any) -> Any:

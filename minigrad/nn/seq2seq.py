@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,17 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Predictions(NamedTuple):
-    """What a Seq2Seq gives for a batch."""
+    """What a Seq2Seq gives for a batch.
+
+    >>> import minigrad as mg, numpy as np
+    >>> net = mg.nn.Seq2Seq(
+    ...     mg.nn.Linear(3, 4, seed=0), mg.nn.GRUCell(2, 4, seed=1),
+    ...     target=mg.nn.Embedding(5, 2, seed=2), readout=mg.nn.Linear(4, 5, seed=3), start=0,
+    ... )
+    >>> logits, weights, state = net(np.ones((1, 3), dtype="float32"), targets=[[3, 1]])
+    >>> logits.shape, weights, state.shape
+    ((1, 2, 5), None, (1, 4))
+    """
 
     logits: Any
     """(B, T, tokens): the scores of every target token, given the source and those before it; 0 past a row's length"""
@@ -85,6 +95,8 @@ class Seq2Seq(Module):
     ((2, 3, 9), (2, 3, 3))
     >>> loss = mg.nn.sequence_loss(mg.cross_entropy, said.logits, targets, "per_token", lengths=[3, 2])
     """
+
+    called_as: ClassVar[str] = "net(inputs, targets)"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class Stream(Module):
     >>> bool((mg.concatenate(outputs, axis=1) == mg.nn.dynamic_rnn(cell, x)[0]).all())
     True
     """
+
+    called_as: ClassVar[str] = "stream(chunk)"
 
     def __init__(self, cell: Any) -> None:
         self.cell = as_cell("Stream", cell, "what reads backwards begins at the end, and a stream has none")

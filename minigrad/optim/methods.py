@@ -15,6 +15,7 @@ class SGD(Optimiser):
         v = momentum * v + g
         p = p - lr * v                        with nesterov=True: p - lr * (g + momentum * v)
 
+    `params`: what shall move; parameters that are left out are frozen, see `Optimiser`.
     ValueError for an lr below 0, a momentum outside [0, 1), or nesterov without momentum.
     Sources: Polyak (1964); Sutskever et al., "On the importance of initialization and momentum" (2013), for Nesterov's.
     Here lr multiplies v as a whole, so changing it acts on all of v at once. v is kept without momentum, too, so that
@@ -50,6 +51,7 @@ class Adagrad(Optimiser):
         s = s + g**2
         p = p - lr * g / (sqrt(s) + eps)
 
+    `params`: what shall move; parameters that are left out are frozen, see `Optimiser`.
     ValueError for an lr or eps below 0.
     Source: Duchi, Hazan and Singer, "Adaptive subgradient methods" (2011), with a diagonal matrix.
 
@@ -82,6 +84,7 @@ class RMSProp(Optimiser):
         p = p - lr * g / (sqrt(v) + eps)
 
     v starts at 0 and is not corrected for it, so the first steps are longer than lr, by up to 1 / sqrt(1 - decay).
+    `params`: what shall move; parameters that are left out are frozen, see `Optimiser`.
     ValueError for an lr or eps below 0, or a decay outside [0, 1).
     Source: Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5 (2012).
 
@@ -114,6 +117,7 @@ class Adam(Optimiser):
         m = beta1 * m + (1 - beta1) * g       v = beta2 * v + (1 - beta2) * g**2
         p = p - lr * m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)       t: the parameter's count of steps
 
+    `params`: what shall move; parameters that are left out are frozen, see `Optimiser`.
     ValueError for an lr or eps below 0, or a beta outside [0, 1).
     Source: Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
 
@@ -152,6 +156,7 @@ class AdamW(Adam):
         p = (Adam's new p) - lr * weight_decay * p
 
     Every parameter given decays, biases too: those that shall not get an Adam of their own.
+    `params`: what shall move; parameters that are left out are frozen, see `Optimiser`.
     ValueError for an lr, eps or weight_decay below 0, or a beta outside [0, 1).
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2, its schedule being lr.
 

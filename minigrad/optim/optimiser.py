@@ -54,9 +54,18 @@ from_0_below_1 = functools.partial(checked, high=1.0)
 class Optimiser:
     """What optimisers share: parameters by path, slots (arrays kept for each), a count of steps for each.
 
+    `params` are those that shall move: a net, a tensor, or a pytree of both. What is left out is frozen; leave it out
+    of what is clipped, too, for nobody clears its gradient.
+
     A subclass gives `slots`, `numbers` (the names of its attributes that are numbers, each with its check, which runs
     whenever one is assigned) and `update`. A float16 parameter is moved in float32, in which its slots are kept, too:
     squares of its gradients would be 0 or inf in its own dtype.
+
+    >>> import minigrad as mg
+    >>> net = mg.nn.Deep([mg.nn.RNNCell(2, 3, seed=0), mg.nn.RNNCell(3, 3, seed=1)])
+    >>> upper = {path: p for path, p in net.parameters().items() if not path.startswith("layers.0.")}
+    >>> list(mg.optim.SGD(upper, lr=0.1).params)  # the lower layer is frozen
+    ['layers.1.W_x', 'layers.1.W_h', 'layers.1.b']
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -196,8 +205,8 @@ def _find(path: str, item: Any, found: dict[str, Tensor], known: set[int]) -> No
     elif not (isinstance(item, Tensor) and isinstance(item.record, Leaf)):
         what = "a tensor that does not require a gradient" if isinstance(item, Tensor) else f"a {type(item).__name__}"
         raise TypeError(
-            f"params{f' at {path!r}' if path else ''} holds {what}; an optimiser takes modules, tensors made with "
-            "requires_grad=True, and lists, tuples and dicts of both"
+            f"params{f' at {path!r}' if path else ''} holds {what}: pass the net, or net.parameters(), or a list, "
+            "tuple or dict of nets and of tensors made with requires_grad=True"
         )
     elif path in found:
         raise ValueError(f"two parameters have the path {path!r}; rename a key")

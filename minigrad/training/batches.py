@@ -21,7 +21,13 @@ Seed = int | Sequence[int] | None
 
 
 class Chunk(NamedTuple):
-    """What `streams` yields: a piece of every row, and for each token the one that follows."""
+    """What `streams` yields: a piece of every row, and for each token the one that follows.
+
+    >>> import minigrad as mg, numpy as np
+    >>> chunk = next(mg.training.streams(np.arange(9), batch=2, chunk=3))
+    >>> chunk.inputs.tolist(), chunk.targets.tolist()
+    ([[0, 1, 2], [4, 5, 6]], [[1, 2, 3], [5, 6, 7]])
+    """
 
     inputs: Array
     """(batch, n)"""
@@ -76,7 +82,14 @@ def _chunks(tokens: Array, batch: int, chunk: int) -> Iterator[Chunk]:
 
 
 class Batch(NamedTuple):
-    """What `padded` and `bucketed` yield: some sequences, padded to the length of their longest."""
+    """What `padded` and `bucketed` yield: some sequences, padded to the length of their longest.
+
+    >>> import minigrad as mg, numpy as np
+    >>> labels = np.array(["long", "short"])
+    >>> batch = next(mg.training.bucketed([[6, 7, 8], [5]], batch=2))
+    >>> batch.values.tolist(), batch.lengths.tolist(), labels[batch.rows].tolist()
+    ([[5, 0, 0], [6, 7, 8]], [1, 3], ['short', 'long'])
+    """
 
     values: Any
     """(B, T, ...), or a tuple of such"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 from minigrad import tree
 from minigrad.nn.module import as_size
 from minigrad.nn.recurrent import sizes
+from minigrad.nn.run import is_whole_sequence
 from minigrad.ops import concatenate
 from minigrad.ops.op import as_value
 from minigrad.ops.sequence import as_lengths
@@ -17,7 +20,15 @@ from minigrad.transforms import stop_gradient
 
 
 class Window(NamedTuple):
-    """What `truncated` yields: some steps' outputs, to make a loss of."""
+    """What `truncated` yields: some steps' outputs, to make a loss of.
+
+    >>> import functools, minigrad as mg, numpy as np
+    >>> net = functools.partial(mg.nn.dynamic_rnn, mg.nn.RNNCell(2, 3, seed=0))
+    >>> inputs, targets = np.ones((4, 9, 2), dtype="float32"), np.zeros((4, 9, 3), dtype="float32")
+    >>> window = next(mg.training.truncated(net, inputs, k1=5))
+    >>> window.steps, targets[:, window.steps].shape == window.outputs.shape, window.state.shape
+    (slice(0, 5, None), True, (4, 3))
+    """
 
     outputs: Any
     """(B, n, ...), or (n, B, ...) with time_major: the outputs of these steps, which no other window has."""
@@ -44,7 +55,7 @@ def truncated(
     `functools.partial(nn.dynamic_rnn, cell)`, or a function that calls dynamic_rnn and does more, such as an embedding.
     If it draws random numbers, it must take another seed at each call. A Stream, which cuts its state by itself, does
     not fit, nor does what reads a window from its end, such as a Bidirectional or reverse=True: there is no later state
-    to begin with.
+    to begin with. These are refused, unless a function of yours hides them.
     inputs: a pytree of (B, T, ...), or (T, B, ...) with `time_major=True`.
     k2: at least k1, and k1 by default: chunks, between which the state is carried and its gradient cut.
     sequence_length: an integer for each row, 0 to T (default: T).
@@ -56,7 +67,7 @@ def truncated(
     Call backward() for each window, stepping the optimiser or not, or once for the sum: the first keeps one window on
     the tape. Either way about T * k2 / k1 steps are run, forward and backward: each window runs all that it holds.
 
-    ValueError or TypeError, before anything is run, where k1, k2, a shape or a length does not fit.
+    ValueError or TypeError, before anything is run, where net, k1, k2, a shape or a length does not fit.
     Source: Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories" (1990), whose BPTT(h; h') is k2 = h, k1 = h'.
 
@@ -70,6 +81,7 @@ def truncated(
     slice(2, 4, None) (1, 2, 3)
     slice(4, 5, None) (1, 1, 3)
     """
+    _check_net(net)
     k1 = as_size("truncated", "k1", k1)
     k2 = k1 if k2 is None else as_size("truncated", "k2", k2)
     if k2 < k1:
@@ -83,6 +95,27 @@ def truncated(
         lengths = as_lengths("training.truncated", sequence_length, batch, steps)
     overlap = steps if k2 >= steps else k2 - k1  # nothing is cut then, not even for a last window of fewer steps
     return _windows(_Pieces(net, inputs, lengths, time_major), steps, k1, overlap, initial_state)
+
+
+def _check_net(net: Any) -> None:
+    """TypeError for what cannot be called as a net is here, a cell by itself, say, and for what reads backwards."""
+    partial = isinstance(net, functools.partial)
+    parts = [*net.args, *net.keywords.values()] if partial else [net]
+    if any(map(is_whole_sequence, parts)) or (partial and net.keywords.get("reverse")):
+        raise TypeError(
+            "truncated goes forwards from window to window, and got a net that reads each of them from its end (a "
+            "Bidirectional, or reverse=True): there is no later state to begin with; run it over whole sequences"
+        )
+    try:
+        inspect.signature(net).bind(None, sequence_length=None, initial_state=None)
+    except ValueError:  # some callables do not tell how they are called
+        return
+    except TypeError:
+        got = getattr(net, "__name__", f"a {type(net).__name__}")
+        raise TypeError(
+            "truncated takes a net that is called as net(inputs, sequence_length=..., initial_state=...), and not as "
+            f"{got} is: for a cell, pass functools.partial(mg.nn.dynamic_rnn, cell)"
+        ) from None
 
 
 class _Pieces(NamedTuple):
