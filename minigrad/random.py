@@ -186,3 +186,6 @@ def categorical(logits: Any, seed: int | Sequence[int]) -> Tensor:
     array = constant(as_value("random.categorical", logits))
     noise = _drawn(seed, "float64", lambda g: g.gumbel(size=array.shape), backend_of(array))
     return Tensor(argmax(array + noise.array, axis=-1))
+
+
+__all__ = ["bernoulli", "categorical", "generator", "normal", "uniform"]

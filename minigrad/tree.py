@@ -15,7 +15,15 @@ Tree = Any
 
 
 class Structure:
-    """The shape of a pytree: `kind` is the container's type (None for a leaf), `keys` name its `children`."""
+    """The shape of a pytree: `kind` is the container's type (None for a leaf), `keys` name its `children`.
+
+    >>> from minigrad import tree
+    >>> _, structure = tree.flatten({"W": 1, "state": (2, 3)})
+    >>> structure
+    Structure({'W': *, 'state': (*, *)})
+    >>> structure.build([0.5, 1.5, 2.5])
+    {'W': 0.5, 'state': (1.5, 2.5)}
+    """
 
     __slots__ = ("kind", "keys", "children", "default")
 
@@ -190,3 +198,6 @@ def paths(tree: Tree) -> list[str]:
     ["['W']", "['state'][0]", "['state'][1]"]
     """
     return list(flatten(tree)[1].paths())
+
+
+__all__ = ["Structure", "flatten", "map", "paths"]

@@ -113,6 +113,21 @@ def test_bad_input():
         check_grads(mg.argmax, X)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_module_in_float32_is_named_with_its_copy_in_float64(dtype):
+    """What the module itself says, to convert the input, would not help: it is passed as float64 whatever it was."""
+    net, x = mg.nn.Linear(2, 3, seed=0), np.ones((4, 2), dtype)
+    with pytest.raises(TypeError, match=r'Linear takes float32 .* float64 .*net\.astype\("float64"\)') as error:
+        check_grads(net, x)
+    assert "Linear has parameters of dtype float32" in str(error.value.__cause__)
+    assert check_grads(net.astype("float64"), x).ok
+
+
+def test_another_mistake_stays_what_it_is():
+    with pytest.raises(TypeError, match="^minigrad.add: .* got str"):
+        check_grads(lambda x: mg.add(x, "a"), X)
+
+
 def test_the_message_can_be_pasted():
     def f(x):
         return mg.stop_gradient(x) * x

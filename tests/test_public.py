@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import typing
 
 import pytest
 
@@ -46,20 +47,30 @@ def test_a_public_name_is_documented_with_an_example(name):
         assert len(text.splitlines()[0]) <= 120
 
 
-def functions_of(module):
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
-    return [
-        getattr(module, name)
-        for name in names
-        if callable(getattr(module, name)) and getattr(module, name).__module__ == module.__name__
-    ]
+MODULES = [
+    mg.random, mg.tree, mg.nn, mg.nn.decoding, mg.nn.initialisers, mg.optim, mg.training, mg.explain, mg.testing,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("item", [*functions_of(mg.random), *functions_of(mg.tree)], ids=lambda item: item.__qualname__)
-def test_random_and_tree_are_documented(item):
-    assert inspect.getdoc(item)
-    if item.__qualname__ not in ("Structure", "steps"):  # what scan and the transforms use
-        assert ">>> " in inspect.getdoc(item)
+def public_names():
+    """Every function and class that a public module offers; data and aliases of types have no docstring."""
+    for module in MODULES:
+        for name in module.__all__:
+            item = getattr(module, name)
+            if callable(item) and typing.get_origin(item) is None:
+                yield f"{module.__name__}.{name}", item
+
+
+@pytest.mark.parametrize(("name", "item"), [pytest.param(*pair, id=pair[0]) for pair in public_names()])
+def test_a_name_of_a_public_module_is_documented_with_an_example(name, item):
+    text = item.__doc__ and inspect.getdoc(item)  # its own: a class does not borrow that of its base
+    assert text, f"{name} has no docstring"
+    assert doctest.DocTestParser().get_examples(text), f"the docstring of {name} shows no example"
+
+
+@pytest.mark.parametrize("name", [name for name in vars(mg.Tensor) if not name.startswith("_")])
+def test_a_method_of_tensor_is_documented(name):
+    assert inspect.getdoc(getattr(mg.Tensor, name))
 
 
 OPS = [name for name in mg.__all__ if name in DESIGNED and getattr(mg.ops, name, None) is getattr(mg, name)]

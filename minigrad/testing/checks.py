@@ -194,7 +194,9 @@ def check_grads(
     higher orders, four random directions are.
 
     Returns a `GradReport`. Raises `GradientError`, `NondifferentiableError` where `f` has no derivative (a kink) and
-    `NondeterministicError` where `f` draws random numbers that are not fixed by a seed.
+    `NondeterministicError` where `f` draws random numbers that are not fixed by a seed. Raises TypeError where no leaf
+    is floating-point, and where `f` takes float32 only: of a module with float32 parameters, check a copy,
+    `net.astype("float64")`.
 
     >>> import minigrad as mg, numpy as np
     >>> from minigrad.testing import check_grads
@@ -233,7 +235,23 @@ def check_grads(
         worst = attempt(point, args=args)
     except GradientError as error:
         raise taught(error, attempt, point, None) from None
+    except TypeError as error:
+        if not _runs(flat, [adapter.asarray(x.astype(np.float32)) for x in point]):
+            raise
+        raise TypeError(
+            f"{name or name_of(f)} takes float32 and refuses float64, in which check_grads passes all floating-point "
+            "arguments, since finite differences in float32 prove nothing: check it with float64 parameters, those of "
+            'a module with net.astype("float64"), which returns a copy'
+        ) from error
     return GradReport(name or name_of(f), f"order 1 to {order}", worst=tuple(worst), method=METHOD)
+
+
+def _runs(f: Callable[..., Any], args: Sequence[Any]) -> bool:
+    try:
+        f(*args)
+    except Exception:  # noqa: BLE001  (whatever it is, these arguments are not what the function takes)
+        return False
+    return True
 
 
 def _demand_one_answer(

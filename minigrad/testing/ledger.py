@@ -53,7 +53,14 @@ class Entry:
 
 
 class Ledger:
-    """Counts executed examples; `problems` says what is missing."""
+    """Counts executed examples; `problems` says what is missing.
+
+    >>> from minigrad.testing.ledger import Cell, Ledger
+    >>> ledger, cell = Ledger(), Cell("tanh", "P1", "numpy")
+    >>> ledger.accept(cell, arguments=1, compared=[0])
+    >>> ledger.problems([cell], required_tags={})
+    ['P1 of tanh on numpy: 1 examples compared anything, 5 are needed']
+    """
 
     def __init__(self) -> None:
         self.entries: dict[Cell, Entry] = {}

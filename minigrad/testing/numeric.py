@@ -31,6 +31,12 @@ class Estimate:
     `value` is the derivative, `error` what the method believes to be wrong with it, `noise` what the rounding of the
     function's own values can do to it, and `kink` says where the two one-sided derivatives disagree, so that there is
     no derivative to be found. All four have one shape.
+
+    >>> import numpy as np
+    >>> from minigrad.testing import numerical_vjp
+    >>> estimate = numerical_vjp(np.abs, [np.array([0.0, -2.0])], np.array([1.0, 1.0]))
+    >>> estimate.kink.tolist(), estimate.value.round(6).tolist()
+    ([True, False], [0.0, -1.0])
     """
 
     value: Floats

@@ -19,7 +19,12 @@ PRINTABLE = 64  # arrays with more elements than this are not written out in a m
 
 @dataclass(frozen=True)
 class Deviation:
-    """One element of a derivative: what the rule said, what it should have been, and how far apart they may be."""
+    """One element of a derivative: what the rule said, what it should have been, and how far apart they may be.
+
+    >>> from minigrad.testing import Deviation
+    >>> Deviation("argument 0[1]", analytic=2.0, numeric=2.5, error=0.5, tol=0.25).excess
+    2.0
+    """
 
     where: str
     analytic: float
@@ -48,6 +53,12 @@ class GradReport:
     `problem` is empty when the check passed; `str(report)` is then one line, otherwise the whole story: `diagnosis`
     says whether the failure depends on the values or on the structure, `hints` name patterns in the numbers, and
     `reproduce` is a line to paste.
+
+    >>> import minigrad as mg
+    >>> from minigrad.testing import check_grads
+    >>> report = check_grads(mg.tanh, 0.5)
+    >>> report.ok, report.name, report.check
+    (True, 'tanh', 'order 1 to 2')
     """
 
     name: str
@@ -85,7 +96,16 @@ class GradReport:
 
 
 class GradientError(AssertionError):
-    """A derivative is wrong. `.report` holds a `GradReport`; the message is the same report as text."""
+    """A derivative is wrong. `.report` holds a `GradReport`; the message is the same report as text.
+
+    >>> import minigrad as mg
+    >>> from minigrad.testing import GradientError, check_grads
+    >>> try:
+    ...     check_grads(lambda x: x * mg.stop_gradient(x), 3.0)
+    ... except GradientError as error:
+    ...     print(error.report.problem)
+    reverse mode: the derivative of f with respect to args[0] is wrong
+    """
 
     def __init__(self, report: GradReport) -> None:
         super().__init__(str(report))
@@ -96,11 +116,30 @@ class GradientError(AssertionError):
 
 
 class NondifferentiableError(GradientError):
-    """The point that was chosen has no derivative (a kink), or none that finite differences can establish."""
+    """The point that was chosen has no derivative (a kink), or none that finite differences can establish.
+
+    >>> import minigrad as mg
+    >>> from minigrad.testing import NondifferentiableError, check_grads
+    >>> try:
+    ...     check_grads(mg.abs, 0.0)
+    ... except NondifferentiableError as error:
+    ...     print(error.report.problem)
+    no verdict is possible about args[0]: the one-sided derivatives disagree: this is a kink
+    """
 
 
 class NondeterministicError(GradientError):
-    """The function or the rule gave two different answers to one question, so nothing can be said about it."""
+    """The function or the rule gave two different answers to one question, so nothing can be said about it.
+
+    >>> import numpy as np
+    >>> from minigrad.testing import NondeterministicError, check_grads
+    >>> rng = np.random.default_rng(0)
+    >>> try:
+    ...     check_grads(lambda x: x * rng.random(), 1.0)
+    ... except NondeterministicError as error:
+    ...     print(error.report.problem)
+    the function gives two different results for the same arguments
+    """
 
 
 _quiet: ContextVar[bool] = ContextVar("minigrad_testing_quiet", default=False)

@@ -31,6 +31,13 @@ class Domain:
     """The values that an argument may take: in [lo, hi], `margin` away from each of `avoid`.
 
     `distinct` keeps all values apart from each other, and from those of the other arguments that are `distinct`.
+
+    >>> import minigrad as mg
+    >>> from minigrad.testing import Domain, gradient_property, tensor
+    >>> @gradient_property(x=tensor((3,), Domain(avoid=(0.0,))), max_examples=5)
+    ... def test_away_from_the_kink(x):
+    ...     return mg.relu(x)
+    >>> test_away_from_the_kink()
     """
 
     lo: float = -2.0
@@ -54,6 +61,10 @@ class Case:
 
     Index arrays and masks stand in `args` and `kwargs`, as NumPy arrays. `tags` name structure that the kit cannot see
     by itself; what it can see is added by `structure`.
+
+    >>> from minigrad.testing import Case
+    >>> Case(shapes=((2, 3),), kwargs={"axis": -1})  # np.sum(x, axis=-1) of such an array
+    Case(shapes=((2, 3),), kwargs={'axis': -1})
     """
 
     shapes: tuple[Shape, ...]
@@ -72,7 +83,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Kink:
-    """A documented convention: at these inputs and this cotangent, these are the gradients."""
+    """A documented convention: at these inputs and this cotangent, these are the gradients.
+
+    >>> from minigrad.testing import Kink
+    >>> Kink(([-1.0, 0.0, 2.0],), [3.0, 5.0, 7.0], ([0.0, 0.0, 7.0],), reason="relu'(0) = 0").expected
+    ([0.0, 0.0, 7.0],)
+    """
 
     inputs: tuple[Any, ...]
     cotangent: Any
@@ -91,6 +107,13 @@ class OpSpec:
     of structure that must occur. `kinks` are documented conventions, `laws` (see `kinks.py`) relations between result
     and gradients that hold at kinks too. `waits` is how often forward and backward may wait for a device, to
     look at indices or lengths that lie there. `exempt` maps a property to the reason why this op does not have it.
+
+    >>> import minigrad as mg
+    >>> from minigrad.testing import Case, OpSpec, check_properties
+    >>> from minigrad.testing.strategies import shapes
+    >>> spec = OpSpec("twice", lambda x: x + x, lambda x: 2 * x, shapes().map(lambda s: Case((s,))), linear="each")
+    >>> sorted(check_properties(spec, properties=["P1", "P2"], max_examples=10))
+    ['P1', 'P2']
     """
 
     name: str
@@ -206,7 +229,13 @@ _registry: dict[str, OpSpec] = {}
 
 
 def register_spec(spec: OpSpec) -> OpSpec:
-    """Add a spec to the registry. Raises ValueError if the op has one already."""
+    """Add a spec to the registry. Raises ValueError if the op has one already.
+
+    >>> from minigrad.testing import register_spec, spec_for
+    >>> register_spec(spec_for("tanh"))
+    Traceback (most recent call last):
+    ValueError: the op 'tanh' has a spec already; every op has exactly one
+    """
     if spec.name in _registry:
         raise ValueError(f"the op {spec.name!r} has a spec already; every op has exactly one")
     _registry[spec.name] = spec
@@ -219,7 +248,12 @@ def is_registered(spec: OpSpec) -> bool:
 
 
 def all_specs() -> list[OpSpec]:
-    """All registered specs, those of minigrad's own ops included, by name."""
+    """All registered specs, those of minigrad's own ops included, by name.
+
+    >>> from minigrad.testing import all_specs
+    >>> "tanh" in [spec.name for spec in all_specs()]
+    True
+    """
     import minigrad.testing.op_specs  # noqa: F401, PLC0415  (registers them; needs Hypothesis)
 
     return [_registry[name] for name in sorted(_registry)]
@@ -229,6 +263,10 @@ def spec_for(name: str) -> OpSpec:
     """The spec of the op of this name.
 
     Raises KeyError, with the names that are known.
+
+    >>> from minigrad.testing import spec_for
+    >>> spec_for("log").domain.lo > 0
+    True
     """
     known = {spec.name: spec for spec in all_specs()}
     if name not in known:

@@ -3,6 +3,11 @@
 Sizes stay small (at most 3 along an axis): every kind of structure shows at that size, and messages stay readable.
 Everything shrinks towards the simplest case, which is one element and no special structure. Strategies are kept, since
 Hypothesis looks through each new one before it draws.
+
+>>> from hypothesis import find, settings
+>>> from minigrad.testing.strategies import shapes
+>>> find(shapes(), lambda shape: len(shape) == 2, settings=settings(database=None))
+(1, 1)
 """
 
 from __future__ import annotations

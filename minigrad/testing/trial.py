@@ -16,13 +16,28 @@ from minigrad.testing.specs import Case, OpSpec, is_registered, realize
 
 
 class Rejected(Exception):  # noqa: N818  (nothing is in error)
-    """This example can neither confirm nor refute the property; too many of these fail the ledger."""
+    """This example can neither confirm nor refute the property; too many of these fail the ledger.
+
+    >>> from minigrad.testing import Case, Rejected, replay
+    >>> try:
+    ...     replay("abs", "P1", Case(shapes=((1,),)), arrays=[[0.0]])
+    ... except Rejected:
+    ...     print("finite differences say nothing at a kink")
+    finite differences say nothing at a kink
+    """
 
 
 class Trial:
     """One op at one point, with what the properties share: inputs, result, pull-back, gradients; all made on demand.
 
     The inputs and the cotangent are drawn from the seed, unless they are given: `arrays`, `cotangent`.
+
+    >>> import numpy as np
+    >>> from minigrad.testing import Case, Trial, spec_for
+    >>> from minigrad.testing.adapters import Minigrad
+    >>> given = {"arrays": [np.array([1.0, 3.0])], "cotangent": np.array([1.0, 10.0])}
+    >>> Trial(spec_for("square"), Case(shapes=((2,),)), 0, Minigrad(), **given).grads
+    [array([ 2., 60.])]
     """
 
     def __init__(

@@ -14,7 +14,17 @@ from minigrad.testing.report import literal
 
 
 class ProgramError(AssertionError):
-    """A program that a machine wrote went wrong; the message says where, and ends with the program."""
+    """A program that a machine wrote went wrong; the message says where, and ends with the program.
+
+    >>> from minigrad.testing.machines import Program, ProgramError
+    >>> try:
+    ...     Program("1 / 0")
+    ... except ProgramError as error:
+    ...     print(error)
+    the last line raised ZeroDivisionError: division by zero
+    <BLANKLINE>
+    1 / 0
+    """
 
 
 @lru_cache(maxsize=1024)  # the same few expressions are looked at after every line of every program
