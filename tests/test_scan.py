@@ -1002,6 +1002,7 @@ PAIR = (np.ones((3, 2)), np.ones((3, 4)))
 STEP = lambda s, x: s  # noqa: E731
 MISUSES = {
     "a cell": ((CellLike(), PAIR[0], 0.0), {}, TypeError, ["CellLike", "dynamic_rnn"]),
+    "a stream": ((mg.nn.Stream(mg.nn.GRUCell(2, 3, seed=0)), PAIR[0], 0.0), {}, TypeError, ["stream(chunk)"]),
     "no function": ((3, PAIR[0], 0.0), {}, TypeError, ["function fn(state, x)", "int"]),
     "no elems": ((STEP, None, 0.0), {}, ValueError, ["length="]),
     "no leaves": ((STEP, [], 0.0), {}, ValueError, ["length="]),
@@ -1511,6 +1512,14 @@ def test_a_random_scan_inside_of_a_scan(unroll, example, seed):
 
 
 # ---- the tape ------------------------------------------------------------------------------------------------------
+
+
+def test_an_input_that_the_steps_ignore_has_no_uses():
+    s, x = mg.tensor(np.ones(2), requires_grad=True), mg.tensor(np.ones((3, 2)), requires_grad=True)
+    with mg.Tape() as tape:
+        mg.scan(lambda h, e: mg.tanh(e), x, s).sum().backward()
+    assert tape.uses(s) == []
+    assert len(tape.uses(x)) == 3
 
 
 @ways

@@ -189,3 +189,30 @@ def test_no_gradient_is_lost_in_a_complex_state():
 def test_complex_constants_are_fine():
     np.testing.assert_array_equal(mg.scan(lambda s, x: s * x, np.full(2, 1j), 1j), [-1, -1j])
     assert mg.grad(lambda a: mg.scan(lambda s, x: s + a * abs(x * 1j), np.ones(2), 0.0)[-1])(2.0) == 2.0
+
+
+# ---- backends ------------------------------------------------------------------------------------------------------
+
+
+def on_strict(array):
+    with mg.use_backend("strict"):
+        return mg.asarray(array).array
+
+
+@pytest.mark.parametrize("unroll", [False, True], ids=["compiled", "unrolled"])
+def test_arrays_of_two_backends_are_named(unroll):
+    host, device = X[:, 0], on_strict(X[:, 0])
+    with pytest.raises(TypeError, match=r"elems is on numpy, initializer\['h'\] is on strict: .*Tensor\.to\(name\)"):
+        mg.scan(lambda s, x: {"h": s["h"] + x}, host, {"h": device[0]}, unroll=unroll)
+    with pytest.raises(TypeError, match=r"elems\[1\] is on numpy, .*do not mix|elems\[0\] is on strict, elems\[1\]"):
+        mg.scan(lambda s, x: s + x[0] * x[1], (device, host), device[0], unroll=unroll)
+
+
+@pytest.mark.parametrize("unroll", [False, True], ids=["compiled", "unrolled"])
+def test_numbers_follow_the_arrays(unroll):
+    """Wherever new arrays are made by default."""
+    xs = on_strict(X)
+    state, ones = mg.scan(lambda s, x: (s + x.sum(), 1.0), xs, 0.0, has_output=True, unroll=unroll)
+    assert type(state) is type(ones) is type(xs)
+    reset = mg.scan(lambda s, x: 0.0, xs, 0.0, unroll=unroll)
+    assert type(reset) is type(xs)

@@ -9,7 +9,7 @@ from typing import Any
 
 from minigrad import tree
 from minigrad.ops.sequence import as_lengths
-from minigrad.scan.carry import Carry, Leaves, as_leaves
+from minigrad.scan.carry import Carry, Leaves, as_leaves, check_backends
 from minigrad.scan.loop import run_loop
 from minigrad.scan.problem import Problem
 from minigrad.scan.run import run_compiled
@@ -88,6 +88,11 @@ def problem_of(
     fn: Fn, elems: Any, initializer: Any, has_output: bool, reverse: bool, lengths: Any, length: int | None
 ) -> Problem:
     """What scan is asked to do, checked."""
+    called_as = getattr(fn, "called_as", None)
+    if called_as is not None:
+        raise TypeError(
+            f"scan takes fn(state, x), got a {type(fn).__name__}, which runs over sequences by itself: call {called_as}"
+        )
     if hasattr(fn, "zero_state"):
         raise TypeError(
             f"scan takes fn(state, x), and a {type(fn).__name__} is called as cell(x, state): use mg.nn.dynamic_rnn, "
@@ -96,7 +101,9 @@ def problem_of(
     if not callable(fn):
         raise TypeError(f"scan takes a function fn(state, x), got {type(fn).__name__}")
     leaves, structure = as_leaves("elems", elems)
-    carry = Carry(*as_leaves("initializer", initializer))
+    state, form = as_leaves("initializer", initializer, leaves)
+    check_backends({"elems": (leaves, structure), "initializer": (state, form)})
+    carry = Carry(state, form)
     steps = _steps_of(leaves, structure, length)
     rows = None if lengths is None else _rows_of(lengths, steps, leaves, structure, carry)
     return Problem(fn, leaves, structure, carry, has_output, reverse, rows, steps)

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from minigrad import tree
-from minigrad.ops.op import as_value
+from minigrad.backend import backend_of
+from minigrad.ops.op import WEAK, as_value, is_abstract
 from minigrad.tape import Box, Value, constant
 
 Leaves = list[Value]
 
 
-def as_leaves(what: str, given: Any) -> tuple[Leaves, tree.Structure]:
-    """The leaves of a pytree as arrays and tensors. Raises TypeError naming the leaf that is neither."""
+def as_leaves(what: str, given: Any, beside: Sequence[Value] = ()) -> tuple[Leaves, tree.Structure]:
+    """The leaves of a pytree as arrays and tensors; numbers become arrays of the backend of those that are `beside`.
+
+    Raises TypeError naming the leaf that is neither.
+    """
     leaves, structure = tree.flatten(given)
     values: Leaves = []
     for leaf in leaves:
         try:
+            if leaf.__class__ in WEAK and beside:
+                leaf = backend_of(constant(beside[0])).asarray(leaf)
             values.append(leaf if isinstance(leaf, Box) else as_value("scan", leaf))
         except TypeError as error:
             path = list(structure.paths())[len(values)]
             raise TypeError(f"{what}{path} of scan: {error}") from None
     return values, structure
+
+
+def check_backends(parts: dict[str, tuple[Leaves, tree.Structure]]) -> None:
+    """Raise TypeError, naming two leaves, unless all that have values are on one backend."""
+    if len({constant(leaf).__class__ for leaves, _ in parts.values() for leaf in leaves}) < 2:
+        return
+    found: dict[str, str] = {}
+    for what, (leaves, structure) in parts.items():
+        for leaf, path in zip(leaves, structure.paths(), strict=True):
+            if not is_abstract(constant(leaf)):
+                found.setdefault(backend_of(constant(leaf)).name, f"{what}{path}")
+    if len(found) > 1:
+        listed = ", ".join(f"{name} is on {backend}" for backend, name in found.items())
+        raise TypeError(
+            f"scan: {listed}: arrays of two backends do not mix; move one with Tensor.to(name), or make it with "
+            "mg.zeros or mg.asarray where mg.use_backend(name) holds"
+        )
 
 
 def form(value: Value) -> str:
@@ -38,7 +62,7 @@ class Carry:
 
     def check(self, state: Any) -> Leaves:
         """The leaves of a state that `fn` returned. Raises TypeError naming the leaf that changed."""
-        leaves, structure = as_leaves("state", state)
+        leaves, structure = as_leaves("state", state, self.leaves)
         if structure != self.structure:
             raise TypeError(
                 f"fn of scan must return a state of the initializer's structure {self.structure}, got {structure}"

@@ -73,7 +73,7 @@ class Problem:
         return self.carry.check(result[0]), self._checked_output(result[1])
 
     def _checked_output(self, output: Any) -> Leaves:
-        leaves, structure = as_leaves("output", output)
+        leaves, structure = as_leaves("output", output, [*self.carry.leaves, *self.elems])
         forms = [(leaf.dtype, tuple(leaf.shape)) for leaf in leaves]
         if self._output_forms is None:
             self.output_structure, self._output_forms = structure, forms
