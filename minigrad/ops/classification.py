@@ -11,7 +11,7 @@ from minigrad.backend import backend_of
 from minigrad.ops.elementwise import exp, negative, subtract
 from minigrad.ops.indexing import known_along_axis
 from minigrad.ops.op import Flags, Shapes, Static, as_value, axis_of, boxed_like, is_abstract, primitive, scaled
-from minigrad.ops.reductions import sum
+from minigrad.ops.reductions import FULL, sum, widened
 from minigrad.ops.shape import expand_dims, squeeze
 from minigrad.ops.where import where
 from minigrad.tape import Array, Box, Value, constant
@@ -51,6 +51,8 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
     array([-0.69314718, -0.69314718])
     """
     x = as_value("log_softmax", x)
+    if x.dtype.char not in FULL:
+        return widened(log_softmax, x, axis)
     return log_softmax_(x, axis=axis_of("log_softmax", axis, len(x.shape)))
 
 
@@ -61,6 +63,9 @@ def softmax(x: Any, axis: int = -1) -> Any:
     >>> mg.softmax([1000.0, 1000.0])
     array([0.5, 0.5])
     """
+    x = as_value("softmax", x)
+    if x.dtype.char not in FULL:
+        return widened(softmax, x, axis)
     return exp(log_softmax(x, axis))
 
 

@@ -297,6 +297,9 @@ def tanh_dx(out: Value, x: Value) -> Value:
 def sigmoid(xp: Any, x: Array) -> Array:
     """The logistic function 1 / (1 + e ** -x), elementwise, as tanh(x / 2) / 2 + 1 / 2, which cannot overflow.
 
+    It is right to the last digit of 1, so it is 0 where it should be smaller than that (below x = -37 in float64). Its
+    logarithm is -softplus(-x), which is right everywhere.
+
     >>> import minigrad as mg
     >>> mg.sigmoid([0.0, 1000.0])
     array([0.5, 1. ])

@@ -8,7 +8,8 @@ from typing import Any
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import multiply
 from minigrad.ops.op import Flags, Shapes, Static, absorbing, as_value, primitive, scaled
-from minigrad.ops.shape import broadcast_to_, moveaxis, reshape_, swapaxes
+from minigrad.ops.reductions import HALF
+from minigrad.ops.shape import astype, broadcast_to_, moveaxis, reshape_, swapaxes
 from minigrad.tape import Array, Value, constant
 
 # ---- matmul --------------------------------------------------------------------------------------------------------
@@ -175,15 +176,24 @@ _LABELS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def einsum(subscripts: str, *operands: Any) -> Any:
     """Einstein's summation, NumPy's string form: implicit or explicit output, repeated labels, ellipsis.
 
-    Raises ValueError for subscripts that do not fit the operands.
+    float16 is summed in float32. Raises ValueError for subscripts that do not fit the operands, TypeError for NumPy's
+    form with lists of axes.
 
     >>> import minigrad as mg
     >>> mg.einsum("ij,j->i", [[1.0, 2.0], [3.0, 4.0]], [1.0, 10.0])
     array([21., 43.])
     """
+    if not isinstance(subscripts, str):
+        raise TypeError(
+            "minigrad.einsum takes its subscripts first, as a string: einsum('ij->i', x) for einsum(x, [0, 1], [0]); "
+            f"got {type(subscripts).__name__}"
+        )
     operands = tuple(as_value("einsum", x) for x in operands)
     inputs, output = _parse(subscripts, [len(x.shape) for x in operands])
-    return einsum_(*operands, inputs=inputs, output=output)
+    if {x.dtype.char for x in operands} != {HALF}:
+        return einsum_(*operands, inputs=inputs, output=output)
+    operands = tuple(astype(x, "float32") for x in operands)
+    return astype(einsum_(*operands, inputs=inputs, output=output), "float16")
 
 
 def _parse(subscripts: str, ranks: list[int]) -> tuple[tuple[str, ...], str]:

@@ -1,14 +1,14 @@
 """Reductions: many elements to one, over one axis, several or all.
 
-`axis` is None (all), an int or a tuple; `keepdims=True` leaves the reduced axes with size 1.
+`axis` is None (all), an int or a tuple; `keepdims=True` leaves the reduced axes with size 1. float16 is reduced in
+float32, forward and backward, and what gives floats of integers computes in float64; see `widened`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import divide, exp, multiply, square, subtract
@@ -18,6 +18,22 @@ from minigrad.ops.where import where
 from minigrad.tape import Array, Value, constant
 
 Axes = tuple[int, ...]
+
+HALF = "e"
+"""NumPy's code of float16."""
+
+FULL = "fdgFDG"
+"""NumPy's codes of the floats, real and complex, that are computed with as they are."""
+
+
+def widened(function: Callable[..., Value], x: Value, *args: Any) -> Value:
+    """`function` of x in a wider dtype: of integers in float64; of float16 in float32, the result in float16 again.
+
+    Small integers wrap. In float16, where nothing lies beyond 65504, adding ones ends at 2048, and 300 has no square.
+    """
+    if x.dtype.char != HALF:
+        return function(astype(x, "float64"), *args)
+    return astype(function(astype(x, "float32"), *args), "float16")
 
 
 def _kept(x: Value, like: Value, axis: Axes) -> Value:
@@ -60,6 +76,8 @@ def sum(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([4., 6.])
     """
     x = as_value("sum", x)
+    if x.dtype.char == HALF:
+        return widened(sum, x, axis, keepdims)
     return sum_(x, axis=axes_of("sum", axis, len(x.shape)), keepdims=keepdims)
 
 
@@ -71,8 +89,8 @@ def mean(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([1.5, 3.5])
     """
     x = as_value("mean", x)
-    if x.dtype == np.float16:  # whose sums overflow at 65504; NumPy adds them up in float32, too
-        return astype(mean(astype(x, "float32"), axis, keepdims), "float16")
+    if x.dtype.char not in FULL:
+        return widened(mean, x, axis, keepdims)
     axes = axes_of("mean", axis, len(x.shape))
     count = math.prod(x.shape[a] for a in axes)
     return divide(sum_(x, axis=axes, keepdims=keepdims), float(count) if count else math.nan)
@@ -86,6 +104,8 @@ def var(x: Any, axis: int | Axes | None = None, keepdims: bool = False, ddof: in
     1.25
     """
     x = as_value("var", x)
+    if x.dtype.char not in FULL:
+        return widened(var, x, axis, keepdims, ddof)
     axes = axes_of("var", axis, len(x.shape))
     count = math.prod(x.shape[a] for a in axes) - ddof
     total = sum_(square(subtract(x, mean(x, axes, keepdims=True))), axis=axes, keepdims=keepdims)
@@ -136,6 +156,8 @@ def max(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([2., 3.])
     """
     x = as_value("max", x)
+    if x.dtype.char == HALF:
+        return widened(max, x, axis, keepdims)
     return max_(x, axis=axes_of("max", axis, len(x.shape)), keepdims=keepdims)
 
 
@@ -149,6 +171,8 @@ def min(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([1., 0.])
     """
     x = as_value("min", x)
+    if x.dtype.char == HALF:
+        return widened(min, x, axis, keepdims)
     return min_(x, axis=axes_of("min", axis, len(x.shape)), keepdims=keepdims)
 
 
@@ -165,6 +189,8 @@ def prod(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([2., 0.])
     """
     x = as_value("prod", x)
+    if x.dtype.char == HALF:
+        return widened(prod, x, axis, keepdims)
     axes = axes_of("prod", axis, len(x.shape))
     if x.dtype.kind in "biu":  # NumPy's product widens small integers, which have no derivative
         backend = backend_of(constant(x))
@@ -214,6 +240,8 @@ def cumsum(x: Any, axis: int | None = None) -> Any:
     array([1., 3., 6.])
     """
     x = as_value("cumsum", x)
+    if x.dtype.char == HALF:
+        return widened(cumsum, x, axis)
     if axis is None:
         return cumsum_(reshape_(x, shape=(-1,)), axis=0)
     return cumsum_(x, axis=axes_of("cumsum", (axis,), len(x.shape))[0])
@@ -259,6 +287,8 @@ def logsumexp(x: Any, axis: int | Axes | None = None, keepdims: bool = False) ->
     1000.6931471805599
     """
     x = as_value("logsumexp", x)
+    if x.dtype.char not in FULL:
+        return widened(logsumexp, x, axis, keepdims)
     return logsumexp_(x, axis=axes_of("logsumexp", axis, len(x.shape)), keepdims=keepdims)
 
 
@@ -296,4 +326,6 @@ def norm(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     5.0
     """
     x = as_value("norm", x)
+    if x.dtype.char not in FULL:
+        return widened(norm, x, axis, keepdims)
     return norm_(x, axis=axes_of("norm", axis, len(x.shape)), keepdims=keepdims)

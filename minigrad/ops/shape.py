@@ -24,6 +24,21 @@ from minigrad.ops.op import (
 )
 from minigrad.tape import Array, Value
 
+
+def _integers(name: str, argument: str, given: Any) -> tuple[int, ...]:
+    """One integer, or several in a sequence or an array, as a tuple; TypeError for anything else."""
+    if given.__class__ is int:
+        return (given,)
+    try:
+        return tuple(map(operator.index, given if _is_several(given) else (given,)))
+    except TypeError as error:  # its own kind, for a trace tells of what it cannot follow
+        raise type(error)(f"minigrad.{name}: {argument} takes integers, got {given!r}: {error}") from None
+
+
+def _is_several(given: Any) -> bool:
+    return isinstance(given, Sequence) or len(getattr(given, "shape", ())) == 1
+
+
 # ---- reshape and transpose -----------------------------------------------------------------------------------------
 
 
@@ -61,8 +76,7 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
     array([[1., 2.],
            [3., 4.]])
     """
-    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-    return reshape_(x, shape=tuple(operator.index(n) for n in sizes))
+    return reshape_(x, shape=_integers("reshape", "shape", shape))
 
 
 @primitive(linear="each")
@@ -97,8 +111,9 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     ndim = len(x.shape)
     if axes is None:
         return transpose_(x, axes=tuple(range(ndim))[::-1])
-    if axes_of("transpose", tuple(axes), ndim) != tuple(range(ndim)):
-        raise ValueError(f"minigrad.transpose: {tuple(axes)} does not name each of {ndim} axes once")
+    axes = _integers("transpose", "axes", axes)
+    if axes_of("transpose", axes, ndim) != tuple(range(ndim)):
+        raise ValueError(f"minigrad.transpose: {axes} does not name each of {ndim} axes once")
     return transpose_(x, axes=tuple(a % ndim for a in axes))
 
 
@@ -116,7 +131,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     return transpose_(x, axes=tuple(axes))
 
 
-def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Any:
+def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
     """x with one axis (or several) moved to another place, the others in their order.
 
     >>> import minigrad as mg
@@ -126,8 +141,8 @@ def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int
     x = as_value("moveaxis", x)
     ndim = len(x.shape)
     old, new = (
-        [axis_of("moveaxis", a, ndim) for a in (given if isinstance(given, tuple | list) else (given,))]
-        for given in (source, destination)
+        [axis_of("moveaxis", a, ndim) for a in _integers("moveaxis", argument, given)]
+        for argument, given in (("source", source), ("destination", destination))
     )
     if len(old) != len(new) or len(set(old)) != len(old) or len(set(new)) != len(new):
         raise ValueError(f"minigrad.moveaxis: {source} and {destination} name as many different axes")
@@ -137,7 +152,7 @@ def moveaxis(x: Any, source: int | tuple[int, ...], destination: int | tuple[int
     return transpose_(x, axes=tuple(axes))
 
 
-def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
+def expand_dims(x: Any, axis: int | Sequence[int]) -> Any:
     """x with axes of size 1 inserted at the given places of the result.
 
     >>> import minigrad as mg
@@ -145,10 +160,11 @@ def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
     (1, 2)
     """
     x = as_value("expand_dims", x)
-    count = len(axis) if isinstance(axis, tuple) else 1
-    axes = axes_of("expand_dims", axis, len(x.shape) + count)
+    places = _integers("expand_dims", "axis", axis)
+    ndim = len(x.shape) + len(places)
+    axes = axes_of("expand_dims", places, ndim)
     sizes = iter(x.shape)
-    return reshape_(x, shape=tuple(1 if a in axes else next(sizes) for a in range(len(x.shape) + count)))
+    return reshape_(x, shape=tuple(1 if a in axes else next(sizes) for a in range(ndim)))
 
 
 def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
@@ -199,8 +215,7 @@ def broadcast_to(x: Any, shape: int | Sequence[int]) -> Any:
     array([[1., 2.],
            [1., 2.]])
     """
-    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-    return broadcast_to_(x, shape=tuple(operator.index(n) for n in sizes))
+    return broadcast_to_(x, shape=_integers("broadcast_to", "shape", shape))
 
 
 # ---- joining and cutting -------------------------------------------------------------------------------------------
@@ -275,6 +290,7 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Any:
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     """x cut along an axis: into `sections` equal parts, or before each of the given indices.
 
+    The indices, a sequence or an array, mean what they mean in slices: negative ones count from the end.
     Raises ValueError where equal parts are not possible.
 
     >>> import minigrad as mg
@@ -284,17 +300,19 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     x = as_value("split", x)
     axis = axis_of("split", axis, len(x.shape))
     n = x.shape[axis]
-    if isinstance(sections, Sequence):
-        cuts = [0, *[min(operator.index(i) + (n if i < 0 else 0), n) for i in sections], n]
+    places = _integers("split", "sections", sections)
+    if _is_several(sections):
+        cuts = [0, *[slice(i, None).indices(n)[0] for i in places], n]
     else:
-        if sections < 1 or n % sections:
-            raise ValueError(f"minigrad.split: axis {axis} of size {n} does not divide into {sections} equal parts")
-        cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
+        (count,) = places
+        if count < 1 or n % count:
+            raise ValueError(f"minigrad.split: axis {axis} of size {n} does not divide into {count} equal parts")
+        cuts = [k * (n // count) for k in range(count + 1)]
     before = (slice(None),) * axis
     return [getitem_(x, index=(*before, slice(a, max(a, b)))) for a, b in itertools.pairwise(cuts)]
 
 
-def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+def flip(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     """x backwards along the given axes; along all by default.
 
     >>> import minigrad as mg
@@ -302,7 +320,7 @@ def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
     array([3., 2., 1.])
     """
     x = as_value("flip", x)
-    axes = axes_of("flip", axis, len(x.shape))
+    axes = axes_of("flip", None if axis is None else _integers("flip", "axis", axis), len(x.shape))
     backwards = tuple(slice(None, None, -1) if a in axes else slice(None) for a in range(len(x.shape)))
     return getitem_(x, index=backwards)
 
@@ -341,7 +359,7 @@ def pad(x: Any, widths: Any) -> Any:
         raise ValueError(
             f"minigrad.pad: widths {widths} do not fit {len(x.shape)} axes; give (before, after) for each"
         ) from None
-    if any(operator.index(n) < 0 for pair in pairs for n in pair):
+    if any(n < 0 for pair in pairs for n in _integers("pad", "widths", pair)):
         raise ValueError(f"minigrad.pad: widths must not be negative, got {widths}")
     return pad_(x, widths=tuple((a, b) for a, b in pairs))
 

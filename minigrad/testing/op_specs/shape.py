@@ -148,14 +148,14 @@ def _piles(draw: DrawFn) -> Case:
 
 @st.composite
 def _cuts(draw: DrawFn) -> Case:
-    """A number of equal parts, or the places to cut at, also beyond the end."""
+    """A number of equal parts, or the places to cut at, in any order and also beyond both ends."""
     shape = list(draw(shapes(min_dims=1)))
     chosen = draw(axis(len(shape)))
     if draw(st.booleans()):
         parts = draw(st.integers(1, 3))
         shape[chosen] = parts * draw(st.integers(0, 2))
         return Case((tuple(shape),), (parts,), {"axis": chosen})
-    places = draw(st.lists(st.integers(0, shape[chosen] + 1), max_size=3).map(sorted))
+    places = draw(st.lists(st.integers(-shape[chosen] - 2, shape[chosen] + 1), max_size=3))
     return Case((tuple(shape),), (tuple(places),), {"axis": chosen})
 
 
