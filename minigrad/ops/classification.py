@@ -1,4 +1,4 @@
-"""Scores to probabilities, and their loss against integer labels."""
+"""Scores to probabilities, and their loss against integer labels; computed in floats, see `reductions.widened`."""
 
 from __future__ import annotations
 

@@ -497,7 +497,10 @@ def unbroadcast(g: Value, like: Value, out: Value, name: str) -> Value:
         if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
             raise ValueError(f"the rule of `{name}` returned a gradient of shape {g.shape} for an input of {shape}")
         if extra or stretched:
-            g = g.sum(axis=(*range(extra), *stretched), keepdims=True).reshape(shape)
+            axes = (*range(extra), *stretched)
+            half = g.dtype.char == "e"  # which the op sums in float32: a sum in float16 stands still at 2048
+            g = REGISTRY["sum"](g, axis=axes, keepdims=True) if half else g.sum(axis=axes, keepdims=True)
+            g = g.reshape(shape)
     if g.dtype != like.dtype:
         if g.dtype.kind == "c":
             raise complex_numbers(name)
@@ -549,14 +552,21 @@ def untracked(name: str, argument: str, x: Any) -> Any:
 
 
 def axes_of(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes as a sorted tuple of numbers from 0; None means all. Raises ValueError for a wrong or repeated axis."""
+    """The axes as a sorted tuple of numbers from 0; None means all.
+
+    Raises TypeError for an axis that is no integer, ValueError for one that does not exist or is named twice.
+    """
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, tuple | list) else (axis,)
+    try:
+        axes = [operator.index(a) for a in axes]
+    except TypeError:
+        raise TypeError(f"minigrad.{name}: an axis is an integer, got {axis!r}") from None
     for a in axes:
-        if not -ndim <= operator.index(a) < ndim:
+        if not -ndim <= a < ndim:
             raise ValueError(f"minigrad.{name}: axis {a} does not exist in an array of {ndim} dimensions")
-    found = sorted(operator.index(a) % ndim for a in axes)
+    found = sorted(a % ndim for a in axes)
     if len(set(found)) != len(found):
         raise ValueError(f"minigrad.{name}: axis {axis} names one axis twice")
     return tuple(found)
