@@ -120,6 +120,14 @@ def test_integers_of_few_bits(dtype):
     same(lambda s, k: s + mg.where(k < 1000, 1.0, 2.0) + mg.where(k > -1, 1.0, 0.0), tokens, np.zeros((1, 1)))
 
 
+@pytest.mark.parametrize("boxed", [False, True], ids=["array", "tensor"])
+def test_labels_of_steps_and_scores_of_all(boxed):
+    scores = mg.tensor(X[0], requires_grad=True) if boxed else X[0]
+    labels = np.array([[1, 0], [3, 3], [2, 1]])
+    same(lambda s, k: s + mg.cross_entropy(scores, k).sum(), labels, 0.0)
+    same(lambda s, k: s + mg.take_along_axis(scores, k[:, None], axis=1), labels, np.zeros((2, 1)))
+
+
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 

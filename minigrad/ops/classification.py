@@ -145,7 +145,7 @@ def as_labels(name: str, labels: Any, num_classes: int, backend: Any = None) -> 
             worst = low if low < 0 else high
             raise IndexError(f"minigrad.{name}: label {worst} lies outside 0..{num_classes - 1}")
     array = array if array.dtype.kind in "iu" else array.astype(np.intp)
-    return array if backend is None else backend.asarray(array)
+    return array if backend is None or is_abstract(array) else backend.asarray(array)
 
 
 def argmax(x: Any, axis: int | None = None) -> Any:
