@@ -286,9 +286,8 @@ EDITS = (
     ("a product over time forgets the last step", sums._product, "{e.rows(a, a.shape[-1])}.T, {e.rows(b, b.shape[-1])}",
      "{e.rows(a, a.shape[-1])}[:-1].T, {e.rows(b, b.shape[-1])}[:-1]", check_sums),
     # lengths
-    ("all rows at all steps", rows.Rows._cut, "slice(n) for n in counts", "slice(None) for n in counts", check_lengths),
-    ("the rows of step 1 at all steps", rows.Rows._cut, "slice(n) for n in counts", "slice(counts[0]) for n in counts",
-     check_lengths),
+    ("all rows at all steps", rows.Rows.firsts, "array[:n]", "array", check_lengths),
+    ("the rows of step 1 at all steps", rows.Rows.firsts, "array[:n]", "array[:self.counts[0]]", check_lengths),
     ("rows are not put back in order", run._run_packed, "spread(leaf, index=back, shape=tuple(leaf.shape[:1]))", "leaf",
      check_lengths),
     ("states are not sorted with the rows", run._run_packed, "[in_order(leaf) for leaf in problem.carry.leaves]",

@@ -22,9 +22,9 @@ def as_leaves(what: str, given: Any, beside: Sequence[Value] = ()) -> tuple[Leav
     values: Leaves = []
     for leaf in leaves:
         try:
-            if leaf.__class__ in WEAK and beside:
-                leaf = backend_of(constant(beside[0])).asarray(leaf)
-            values.append(leaf if isinstance(leaf, Box) else as_value("scan", leaf))
+            follows = leaf.__class__ in WEAK and beside
+            array = backend_of(constant(beside[0])).asarray(leaf) if follows else leaf
+            values.append(array if isinstance(array, Box) else as_value("scan", array))
         except TypeError as error:
             path = list(structure.paths())[len(values)]
             raise TypeError(f"{what}{path} of scan: {error}") from None

@@ -85,7 +85,7 @@ def _rows_of(stack: Array, width: int) -> Array:
     return stack.reshape(math.prod(stack.shape[:-1]), width)
 
 
-def _first_rows(array: Array, rows: Rows) -> tuple[Array, ...]:
+def _first_rows(array: Array, rows: Rows) -> list[Array]:
     """The rows of a buffer that take part in each step."""
     return rows.firsts(array)
 

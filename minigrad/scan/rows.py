@@ -152,12 +152,19 @@ class Rows:
         self.permutation = backend.asarray(self.order)
 
     def _cut(self, counts: list[int]) -> None:
-        """Where each step starts in a packed stack, and how its rows, or as many first rows, are taken of an array."""
+        """Where each step starts in a packed stack, and how the rows of all steps are taken out of one."""
         self.counts = counts
         self.starts = [0, *itertools.accumulate(counts)]
         self.total = self.starts[-1]
         self.parts = _taking([slice(a, b) for a, b in itertools.pairwise(self.starts)])
-        self.firsts = _taking([slice(n) for n in counts])
+        self.runs = [(n, len(list(run))) for n, run in itertools.groupby(counts)]
+
+    def firsts(self, array: Array) -> list[Array]:
+        """As many first rows of an array as take part in each step."""
+        found: list[Array] = []
+        for n, steps in self.runs:
+            found += [array[:n]] * steps
+        return found
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rows) and (self.all, self.counts) == (other.all, other.counts)
