@@ -643,6 +643,11 @@ def test_clip_limits_the_memory_that_is_handed_on():
         (lambda: nn.LSTMCell(2, 3, clip=0.0), ValueError, "clip is a positive number or None, got 0.0"),
         (lambda: nn.LSTMCell(2, 3, clip=np.nan), ValueError, "clip is a positive number or None, got nan"),
         (lambda: nn.LSTMCell(2, 3, projection=0), ValueError, "LSTMCell: projection is at least 1, got 0"),
+        (lambda: nn.LSTMCell(2, 3, clip=True), ValueError, "clip is a positive number or None, got True"),
+        (lambda: nn.LSTMCell(2, 3, projection=True), TypeError, "LSTMCell: projection is an integer, got bool"),
+        (lambda: nn.LSTMCell(2, 3, forget_bias=True), TypeError, "forget_bias is a number, got True"),
+        (lambda: nn.LSTMCell(2, 3, forget_bias=np.nan), TypeError, "forget_bias is a number, got nan"),
+        (lambda: nn.GRUCell(2, 3, dtype=None), TypeError, "parameters are floating, .* got None$"),
         (lambda: nn.LSTMCell(2, 3, coupled=True, forget_bias=2.0), ValueError, "f = 1 - i .*forget_bias=2.0"),
         (lambda: nn.LSTMCell(2, 3, peephole=True), TypeError, "LSTMCell takes no 'peephole'; .* peepholes, "),
         (lambda: nn.GRUCell(2, 3, foo=1, bar=2), TypeError, ("^GRUCell takes no 'foo', 'bar'; what it takes is "

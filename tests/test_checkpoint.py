@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -438,6 +441,27 @@ def test_any_module_may_have_conventions():
     assert conventions(Own()) == {"": {"gates": "fc", "forget_bias_in": "call"}}
 
 
+def test_options_of_a_cell_that_leave_no_trace_in_its_arrays_are_conventions(path):
+    for saved, module, message in [
+        (nn.RNNCell(2, 3, mg.relu), nn.RNNCell(2, 3), "activation is 'relu' there and 'tanh' here"),
+        (nn.LSTMCell(2, 3, clip=1), nn.LSTMCell(2, 3), "clip is '1.0' there and None here"),
+    ]:
+        save(path, saved.state_dict(), module=saved)
+        with pytest.raises(ValueError, match=f"{message}; build the module with the conventions of the file$"):
+            load(path, module=module)
+        load(path, module=saved)
+
+
+def test_conventions_are_found_wherever_parameters_are(path):
+    @dataclasses.dataclass
+    class Parts:
+        cell: Any
+
+    net = nn.Module()
+    net.parts, net.queue = Parts(nn.GRUCell(1, 1, "write")), collections.deque([nn.RNNCell(1, 1)])
+    assert {name: words["gates"] for name, words in conventions(net).items()} == {"parts.cell": "rzn", "queue.0": "h"}
+
+
 def test_a_conversion_is_offered_only_for_the_order_of_gates_that_it_knows(path):
     class Other(nn.Module):
         gates = "zrn"
@@ -558,7 +582,8 @@ def test_conversion_loses_no_bit(backend):
         (nn.GRUCell(2, 3), "layers.0", r"got at the path 'layers.0': \[\]"),
         (nn.Linear(2, 3), "", r"W_x, W_h, b and perhaps b_hn, got at the path '': \['W', 'b'\]"),
         (nn.LSTMCell(2, 3, peepholes=True), "", "'p_f'"),
-        (nn.LSTMCell(2, 4), "", r"W_x has the columns of three gates side by side, got \(2, 16\)"),
+        (nn.LSTMCell(2, 4), "", r"W_x has the columns of three gates of 4 units side by side, got \(2, 16\)"),
+        (nn.LSTMCell(2, 3), "", r"W_x has the columns of three gates of 3 units side by side, got \(2, 12\)"),
     ],
 )
 def test_what_is_no_gru_is_not_converted(cell, path, message):

@@ -661,6 +661,8 @@ ERRORS = {
     "an end below 0": ({"end": -1}, IndexError, "tokens are integers from 0, got end -1"),
     "an end beyond": ({"end": 3}, IndexError, r"3 tokens, 0\.\.2, got end 3"),
     "an end that is no integer": ({"end": "."}, TypeError, "end is a token or None, got a str"),
+    "an end that is a flag": ({"end": True}, TypeError, "end is a token or None, got a bool"),
+    "max_length that is a flag": ({"max_length": True}, TypeError, "max_length is an integer, got bool"),
     "a context of other rows": (
         {"context": {"m": np.zeros((3, 1))}},
         ValueError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -203,6 +204,39 @@ def test_nothing_is_recorded_for_a_gradient(backend):
     cell = nn.GRUCell(2, 3, seed=0)
     initial(cell, backend.asarray(np.ones((2, 3, 2), "float32")))
     assert all(p.grad is None for p in cell.parameters().values())
+
+
+def test_the_report_says_what_is_nan():
+    inputs = np.ones((2, 3, 2), "float32")
+    for number in (np.nan, np.inf):
+        for name, place in {"W_h": (0, 1), "b": (4,), "norm_c.gain": (2,)}.items():
+            cell = nn.LSTMCell(2, 3, layer_norm=True)
+            values = cell.parameters()[name].numpy()
+            values[place] = number
+            cell.parameters()[name].data = values
+            found = (
+                rf"{number} at {re.escape(str(place))} of {name} of the cell, where 1 of {values.size} are NaN or inf"
+            )
+            with pytest.raises(ValueError, match=f"^explain.initial needs finite numbers, got {found}$"):
+                initial(cell, inputs)
+        wrong = inputs.copy()
+        wrong[1, 2, 0] = number
+        with pytest.raises(
+            ValueError, match=rf"got {number} at \(1, 2, 0\) of the inputs, where 1 of 12 are NaN or inf"
+        ):
+            initial(nn.GRUCell(2, 3), mg.tensor(wrong))
+
+
+def test_the_report_says_which_gate_becomes_nan():
+    def spread(h):  # what is too large becomes infinite, and then no number
+        return h * mg.asarray(np.array([1.0, 2.0], "float32")) - h
+
+    cell = nn.RNNCell(2, 2, spread, init_W_x=identity, init_W_h=constant(-3e38))
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(ValueError, match="gate h is NaN at step . of row 0, unit .: the inp"),
+    ):
+        initial(cell, np.full((1, 5, 2), 1e30, "float32"))
 
 
 def test_bad_arguments_of_the_report():

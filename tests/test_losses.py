@@ -544,6 +544,8 @@ TWO = np.zeros((2, 3))
         (lambda: bits_per_character("1", 2), TypeError, "the total is one number, a sum, got a str"),
         (lambda: binary_cross_entropy([1, 2], [0, 1]), TypeError, "logits are floating, got int64"),
         (lambda: mean_squared_error(TWO, TWO[..., None]), ValueError, r"need targets of this shape, got \(2, 3, 1\)"),
+        (lambda: mean_squared_error(TWO, TWO + 1j), TypeError, "targets are real numbers, got complex128"),
+        (lambda: binary_cross_entropy(TWO, TWO * 1j), TypeError, "targets are real numbers, got complex128"),
         (lambda: mean_squared_error(1.0, 2.0), ValueError, r"with a feature at least, got shape \(\)"),
         (
             lambda: mean_squared_error(TWO[:, :0], TWO[:, :0]),

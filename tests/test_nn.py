@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +85,163 @@ def test_repr_is_a_table():
         "  embedding.W   (5, 3)  float32",
         "  layers.0.W    (3, 4)  float32",
     ]
+
+
+# ---- where parameters may be ---------------------------------------------------------------------------------------
+
+
+def parameter(*shape):
+    return mg.tensor(np.full(shape, 2.0, "float32"), requires_grad=True, name="W")
+
+
+@dataclasses.dataclass
+class Parts:
+    W: Any
+    more: Any = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    W: Any
+
+
+class Slotted:
+    """A cell of a class of its own without a __dict__, its bias in a slot of a class above."""
+
+    class Base:
+        __slots__ = ("b",)
+
+    def __new__(cls):
+        class Cell(cls.Base):
+            __slots__ = ("W",)
+
+            def zero_state(self, batch_size):
+                return mg.zeros((batch_size, 3), "float32")
+
+            def __call__(self, x, h):
+                h = mg.tanh(x @ self.W + self.b + h)
+                return h, h
+
+        cell = Cell()
+        cell.W, cell.b = parameter(2, 3), parameter(3)
+        return cell
+
+
+class Layers(nn.Module, list):
+    """A module that is a list, too."""
+
+
+class Everywhere(nn.Module):
+    def __init__(self):
+        self.parts = Parts(parameter(1), [Parts(parameter(2))])
+        self.frozen = Frozen(parameter(3))
+        self.queue = collections.deque([parameter(4), nn.Linear(2, 1)], maxlen=2)
+        self.cell = Slotted()
+        self.layers = Layers([parameter(5)])
+        self.layers.own = parameter(6)
+        self.words = {"a", "b"}
+        self.kinds = Parts, nn.Linear, Frozen(mg.zeros(7, "float32"))
+
+
+EVERYWHERE = [
+    "parts.W", "parts.more.0.W", "frozen.W", "queue.0", "queue.1.W", "queue.1.b", "cell.W", "cell.b", "layers.own",
+    "layers.0",
+]  # fmt: skip
+
+
+def test_parameters_are_found_wherever_there_is_a_path():
+    net = Everywhere()
+    found = net.parameters()
+    assert list(found) == EVERYWHERE
+    assert found["parts.more.0.W"] is net.parts.more[0].W
+    assert found["cell.b"] is net.cell.b
+    assert list(mg.optim.SGD(net, lr=0.1).params) == EVERYWHERE
+    state = net.state_dict()
+    assert list(state) == [*EVERYWHERE, "kinds.2.W"]
+    net.load_state_dict({path: array + 1 for path, array in state.items()})
+    for path, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, state[path] + 1)
+
+
+def test_copies_hold_what_was_found(backend):
+    net = Everywhere()
+    for made, dtype in [(net.astype("float64"), "float64"), (net.to(backend.name), "float32")]:
+        assert list(made.parameters()) == EVERYWHERE
+        assert list(made.state_dict()) == list(net.state_dict())
+        assert {array.dtype for array in made.state_dict().values()} == {np.dtype(dtype)}
+        assert type(made.queue) is collections.deque
+        assert made.queue.maxlen == 2
+        assert made.parts.W is not net.parts.W
+        assert all(mine is not p for mine, p in zip(made.parameters().values(), net.parameters().values(), strict=True))
+
+
+def test_a_cell_with_slots_learns_and_tells_its_equations():
+    net = nn.Deep([Slotted()])
+    outputs, _ = nn.dynamic_rnn(net, np.ones((1, 2, 2), "float32"))
+    outputs.sum().backward()
+    mg.optim.SGD(net, lr=0.1).step()
+    assert all((host(p) != 2.0).any() for p in net.parameters().values())
+    assert nn.equations(Slotted(), np.ones((1, 2), "float32")).splitlines()[0] == "h = tanh(x @ W + b + h)"
+
+
+def test_a_state_in_a_dataclass_is_learned():
+    class Counting:
+        def zero_state(self, batch_size):
+            return Parts(mg.zeros((batch_size, 1)), [mg.zeros((batch_size, 2))])
+
+        def __call__(self, x, state):
+            return x, state
+
+    assert list(nn.LearnedState(Counting()).parameters()) == ["state.W", "state.more.0"]
+
+
+class Plain:
+    """An object of a class that is no module."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+@pytest.mark.parametrize(
+    ("hidden", "where"),
+    [
+        (lambda: {parameter(1)}, "a set at 'heads.0'"),
+        (lambda: frozenset([("a", parameter(1))]), "a frozenset at 'heads.0'"),
+        (lambda: {mg.zeros(1)}, "a set at 'heads.0'"),
+        (lambda: Plain(parameter(1)), "a Plain at 'heads.0'"),
+        (lambda: Plain({"inside": [nn.Linear(1, 1, bias=False)]}), "a Plain at 'heads.0'"),
+    ],
+)
+def test_a_parameter_without_a_path_is_refused(hidden, where):
+    net = nn.Module()
+    net.W, net.heads = parameter(2), [hidden()]
+    message = rf"^{where} holds a tensor.* of shape \(1.*\) that has no path, so it would be neither trained nor saved"
+    for call in (net.parameters, net.state_dict, lambda: net.astype("float64"), lambda: mg.optim.SGD(net, lr=0.1)):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_a_parameter_of_the_class_is_refused():
+    class Shared(nn.Module):
+        W = parameter(2)
+
+    with pytest.raises(TypeError, match=r"^a Shared holds a tensor 'W' of shape \(2,\) that has no path, .*__init__"):
+        Shared().parameters()
+    own = Shared()
+    own.W = parameter(3)
+    assert list(own.parameters()) == ["W"]
+
+
+def test_what_is_found_elsewhere_may_stand_anywhere():
+    net = nn.Module()
+    net.W = parameter(2)
+    net.decayed, net.plain, net.results = {net.W}, Plain([net.W]), {net.W * 2}
+    net.constants = Plain(mg.zeros(1))
+    assert list(net.parameters()) == list(net.state_dict()) == ["W"]
+    del net.results
+    wide = net.astype("float64")
+    assert wide.decayed == {wide.W}
+    assert wide.plain.value[0] is wide.W
 
 
 # ---- states --------------------------------------------------------------------------------------------------------

@@ -275,6 +275,53 @@ def test_a_function_is_a_cell_if_it_is_given_its_state():
         nn.dynamic_rnn(decay, x)
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (nn.GRUCell, r", got the class GRUCell: make a cell of it, GRUCell\(...\)$"),
+        (
+            nn.Linear(2, 3),
+            r"and Linear is called in another way; a layer without a state, .* whole sequences \(B, T, .*",
+        ),
+        (nn.Embedding(2, 3), "and Embedding is called in another way"),
+        (mg.tanh, "and tanh is called in another way"),
+        (7, r", called as cell\(x, state\) -> \(output, state\), and int cannot be called$"),
+    ],
+)
+@pytest.mark.parametrize("state", [None, np.zeros((2, 3), "float32")])
+def test_what_is_no_cell_is_refused(cell, message, state):
+    x = np.ones((2, 4, 2), "float32")
+    with pytest.raises(TypeError, match=f"^dynamic_rnn takes a cell.*{message}"):
+        nn.dynamic_rnn(cell, x, initial_state=state)
+    with pytest.raises(TypeError, match=f"^credit_map takes a cell.*{message}"):
+        mg.explain.credit_map(cell, x, lambda outputs: outputs[..., 0], state)
+    with pytest.raises(TypeError, match=f"^equations takes a cell.*{message}"):
+        nn.equations(cell, x[:, 0], state)
+
+
+@pytest.mark.parametrize("flag", ["no", None, 0])
+def test_flags_are_true_or_false(flag):
+    """Whatever else a person means by it, Python may take it for the opposite."""
+    cell, x = nn.GRUCell(2, 3), np.ones((2, 4, 2), "float32")
+    stream, net = nn.Stream(cell), functools.partial(nn.dynamic_rnn, cell)
+    for what, make in {
+        "dynamic_rnn: time_major": lambda: nn.dynamic_rnn(cell, x, time_major=flag),
+        "dynamic_rnn: reverse": lambda: nn.dynamic_rnn(cell, x, reverse=flag),
+        "Stream: time_major": lambda: stream(x, time_major=flag),
+        "truncated: time_major": lambda: mg.training.truncated(net, x, 2, time_major=flag),
+        "Linear: bias": lambda: nn.Linear(2, 3, flag),
+        "LSTMCell: peepholes": lambda: nn.LSTMCell(2, 3, peepholes=flag),
+        "LSTMCell: coupled": lambda: nn.LSTMCell(2, 3, coupled=flag),
+        "LSTMCell: layer_norm": lambda: nn.LSTMCell(2, 3, layer_norm=flag),
+        "Dropout: per_sequence": lambda: nn.Dropout(cell, output=0.5, per_sequence=flag),
+        "Bidirectional: exclusive": lambda: nn.Bidirectional(cell, nn.GRUCell(2, 3), exclusive=flag),
+        "Deep: share": lambda: nn.Deep([cell, cell], share=flag),
+    }.items():
+        with pytest.raises(TypeError, match=f"^{what} is True or False, got {flag!r}$"):
+            make()
+    assert nn.dynamic_rnn(cell, x, time_major=np.True_)[1].shape == (4, 3)
+
+
 def test_a_users_module_is_a_cell_whose_parameters_learn():
     class Leaky(nn.Module):
         def __init__(self):

@@ -163,6 +163,78 @@ def test_bad_input_is_refused_and_nothing_is_stored(ids, state, ended, error, me
     assert len(store) == 0
 
 
+# ---- ids -----------------------------------------------------------------------------------------------------------
+
+
+IDS = {
+    "list": lambda ids, backend: ids,
+    "tuple": lambda ids, backend: tuple(ids),
+    "generator": lambda ids, backend: (id for id in ids),
+    "array": lambda ids, backend: np.array(ids),
+    "bytes of an array": lambda ids, backend: np.array(ids, "uint8"),
+    "scalars": lambda ids, backend: [np.int64(id) for id in ids],
+    "array of the backend": lambda ids, backend: backend.asarray(np.array(ids)),
+    "tensor": lambda ids, backend: mg.tensor(backend.asarray(np.array(ids))),
+    "tensors": lambda ids, backend: [mg.tensor(backend.asarray(np.array(id))) for id in ids],
+}
+
+
+@pytest.mark.parametrize("taken", IDS)
+@pytest.mark.parametrize("put", IDS)
+def test_an_id_is_found_again_whatever_it_comes_in(put, taken, backend):
+    store = StateStore(nn.GRUCell(1, 2))
+    store.put(IDS[put]([7, 8], backend), backend.asarray(numbered(1).data))
+    np.testing.assert_array_equal(host(store.take(IDS[taken]([8, 9, 7], backend))), [[3, 4], [0, 0], [1, 2]])
+    store.put(IDS[taken]([7, 8], backend), backend.asarray(numbered(5).data))
+    assert {id: type(id) for id in store.states} == {7: int, 8: int}
+    assert np.int64(7) in store
+    assert mg.tensor(7) in store
+    store.drop(IDS[taken]([7], backend))
+    assert list(store.states) == [8]
+    with pytest.raises(ValueError, match="got 7 twice"):
+        store.take(IDS[taken]([7, 7], backend))
+
+
+def test_strings_and_tuples_of_an_array_are_ids(store):
+    store.put(np.array(["anna", "bert"]), numbered(1))
+    store.put([("c", np.int64(0))], numbered(10, rows=1))
+    np.testing.assert_array_equal(host(store.take([("c", 0), "bert"])), [[10, 11], [3, 4]])
+
+
+class Foreign:
+    """A tensor of another library, which hashes by its address."""
+
+    def __hash__(self):
+        return id(self)
+
+    def __eq__(self, other):
+        return self is other
+
+
+@pytest.mark.parametrize(
+    "id", [float("nan"), np.float64("nan"), None, object(), Foreign(), ("a", float("nan")), [7], np.array([7])]
+)
+def test_an_id_that_would_never_be_found_again_is_refused(id, store):
+    for call in (store.take, store.drop, lambda ids: store.put(ids, numbered(1, rows=1))):
+        with pytest.raises(TypeError, match=r"StateStore would never find the id .* again: an id is an integer, a str"):
+            call([id])
+    with pytest.raises(TypeError, match="StateStore would never find the id"):
+        store.__contains__(id)
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("ids", ["ab", b"ab", {1, 2}, {"a": 1, "b": 2}, 7, None, mg.tensor(7)])
+def test_ids_are_one_a_row_in_an_order(ids, store):
+    for call in (store.take, store.drop, lambda ids: store.put(ids, numbered(1))):
+        with pytest.raises(TypeError, match="takes the ids of a batch in a list or an array, one a row, got"):
+            call(ids)
+
+
+def test_a_store_is_for_a_cell():
+    with pytest.raises(TypeError, match=r"StateStore: what has the states is a cell .*, got the class GRUCell"):
+        StateStore(nn.GRUCell)
+
+
 def test_an_id_that_is_taken_twice_is_refused(store):
     with pytest.raises(ValueError, match="got 3 twice"):
         store.take([1, 3, 2, 3])

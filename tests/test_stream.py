@@ -223,6 +223,24 @@ def test_a_state_that_is_assigned_is_cut_and_undoes_a_reset_of_rows():
     assert "state" not in "".join(stream.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        ((1.0, 2.0), TypeError, r"this Stream have the structure LSTMState\(h=\*, c=\*\), got \(\*, \*\)"),
+        (np.zeros((3, 3)), TypeError, r"have the structure LSTMState\(h=\*, c=\*\), got \*"),
+        (nn.LSTMState(1.0, 2.0), ValueError, r"state.h must be float64\(1, 3\), as its cell has it, got float64\(\)"),
+        (nn.LSTMState(np.zeros((3, 3)), np.zeros((2, 3))), ValueError, r"state.c must be float64\(3, 3\), .*\(2, 3\)"),
+        (nn.LSTMState(*np.zeros((2, 3, 3), "float32")), ValueError, r"h must be float64\(3, 3\), .* float32\(3, 3\)"),
+    ],
+)
+def test_a_state_that_is_not_the_cells_is_refused_where_it_is_assigned(state, error, message):
+    stream = Stream(lstm())
+    _, final = stream(inputs())
+    with pytest.raises(error, match=message):
+        stream.state = state
+    assert bool((stream.state.h == final.h).all())
+
+
 def test_a_cell_without_state_streams_too():
     class Doubling:
         def zero_state(self, batch_size):

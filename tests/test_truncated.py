@@ -355,6 +355,37 @@ def test_what_reads_windows_from_their_ends_is_refused(net):
         truncated(net, np.ones((2, 4, 2), "float32"), 2)
 
 
+@pytest.mark.parametrize("time_major", [False, True])
+def test_a_net_that_takes_steps_for_rows_is_refused(time_major):
+    """With as many steps in every window, nothing else would notice it."""
+    inputs, run = np.ones((3, 4, 2), "float32"), functools.partial(nn.dynamic_rnn, nn.GRUCell(2, 3))
+    inputs = np.swapaxes(inputs, 0, 1) if time_major else inputs
+    message = f"truncated has time_major={time_major}, .* pass the same time_major to truncated and to the dynamic_rnn"
+    with pytest.raises(ValueError, match=message):
+        truncated(functools.partial(run, time_major=not time_major), inputs, 2, time_major=time_major)
+    windows = truncated(lambda x, **given: run(x, time_major=not time_major, **given), inputs, 2, time_major=time_major)
+    with pytest.raises(ValueError, match=message):
+        next(windows)
+    assert len(list(truncated(functools.partial(run, time_major=time_major), inputs, 2, time_major=time_major))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda outputs, state: outputs, TypeError, r"a net that gives \(outputs, state\), .* got a Tensor$"),
+        (lambda outputs, state: (outputs, state, {}), TypeError, "without records, got a tuple of 3$"),
+        (lambda outputs, state: (outputs[:, -1], state), ValueError, r"\(B, T, ...\) = \(2, 2\), .* got \(2, 3\)$"),
+        (lambda outputs, state: (0.0, state), ValueError, r"\(B, T, ...\) = \(2, 2\), .* got \(\)$"),
+    ],
+)
+def test_a_net_that_gives_something_else_is_refused(change, error, message):
+    """With two rows, one array could be taken for a pair."""
+    run = functools.partial(nn.dynamic_rnn, nn.GRUCell(2, 3))
+    windows = truncated(lambda x, **given: change(*run(x, **given)), np.ones((2, 4, 2), "float32"), 2)
+    with pytest.raises(error, match=message):
+        next(windows)
+
+
 def test_a_net_that_does_not_tell_how_it_is_called_is_called():
     net, inputs = functools.partial(nn.dynamic_rnn, nn.RNNCell(2, 3)), np.ones((2, 4, 2), "float32")
 

@@ -11,7 +11,7 @@ from minigrad import tree
 from minigrad.backend import backend_of
 from minigrad.nn.initialisers import Seed
 from minigrad.nn.recurrent import first_state, sizes, swapped
-from minigrad.nn.run import Run, is_whole_sequence
+from minigrad.nn.run import Run, check_cell, is_whole_sequence
 from minigrad.ops import copy
 from minigrad.ops.op import as_value
 from minigrad.scan import scan
@@ -57,6 +57,7 @@ def credit_map(
     """
     if open_variables.get():
         raise TypeError("credit_map gives numbers without a gradient: call it outside of what is being differentiated")
+    check_cell("credit_map", cell)
     inputs = tree.map(_variable, inputs)
     batch, steps = sizes("credit_map", inputs, time_major)
     if batch == 0:

@@ -9,8 +9,10 @@ import numpy as np
 
 from minigrad.backend import backend_of
 from minigrad.nn.cells import Cell
+from minigrad.nn.module import tensors_of
 from minigrad.nn.recurrent import dynamic_rnn
 from minigrad.ops import sigmoid, tanh
+from minigrad.ops.op import as_value
 from minigrad.tape import constant, no_grad
 
 SIGMOIDS, TANHS = "ifozr", "gn"
@@ -50,7 +52,8 @@ def initial(cell: Cell, inputs: Any) -> Initial:
     where it is below 0.05 or above 0.95 after a sigmoid, or above 0.95 in size after a tanh: there the derivative is
     less than a fifth, or a tenth, of its largest.
 
-    Raises TypeError for another kind of cell, ValueError for inputs without a step.
+    Raises TypeError for another kind of cell; ValueError for inputs without a step, for NaN or inf in the parameters or
+    the inputs, and for a gate that becomes NaN.
     Source: the diagnosis is that of Glorot and Bengio (2010); the radius, of Pascanu et al., "On the difficulty of
     training recurrent neural networks" (2013).
 
@@ -66,15 +69,36 @@ def initial(cell: Cell, inputs: Any) -> Initial:
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"explain.initial takes a cell of minigrad.nn, got {type(cell).__name__}")
+    for path, parameter in tensors_of(cell).items():
+        _check_finite(f"{path} of the cell", _host(parameter))
+    _check_finite("the inputs", _host(as_value("explain.initial", inputs)))
     with no_grad():
         recorded = dynamic_rnn(cell, inputs, record=tuple(cell.gates))[2]
     values = {gate: _host(recorded[gate]) for gate in cell.gates}
     if not all(array.size for array in values.values()):
         raise ValueError(f"explain.initial takes inputs (B, T, I) with at least one step, got {np.shape(inputs)}")
+    for gate, array in values.items():
+        if np.isnan(array).any():
+            row, step, unit = np.argwhere(np.isnan(array))[0]
+            raise ValueError(
+                f"explain.initial: gate {gate} is NaN at step {step} of row {row}, unit {unit}: the inputs or the "
+                "parameters are so large that sums overflow; make them smaller"
+            )
     return Initial(
         {gate: _radius(_host(cell.gate(gate).W_h)) for gate in cell.gates},
         {gate: _saturated(values[gate], _squashing(cell, gate)) for gate in cell.gates},
     )
+
+
+def _check_finite(what: str, array: np.ndarray[Any, Any]) -> None:
+    """ValueError that says what is NaN or inf, and where: all that is computed from it would be, too."""
+    wrong = np.argwhere(~np.isfinite(array)) if array.dtype.kind == "f" else np.empty((0, 0))
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        raise ValueError(
+            f"explain.initial needs finite numbers, got {array[place]} at {place} of {what}, where {len(wrong)} of "
+            f"{array.size} are NaN or inf"
+        )
 
 
 def _host(value: Any) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import tree
 from minigrad.backend import backend_of
-from minigrad.nn.module import Module
+from minigrad.nn.module import Module, as_flag
 from minigrad.nn.run import Run, as_net, over_time
 from minigrad.ops import concatenate, where
 from minigrad.ops.op import zeros_like
@@ -50,7 +50,7 @@ class Bidirectional(Module):
             words = ", ".join(f'"{word}"' for word in _MERGES)
             raise ValueError(f"Bidirectional: merge is one of {words}, a function or None, got {merge!r}")
         self.merge = merge
-        self.exclusive = exclusive
+        self.exclusive = as_flag("Bidirectional", "exclusive", exclusive)
 
     @property
     def inputs(self) -> Any:

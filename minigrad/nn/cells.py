@@ -16,7 +16,7 @@ import numpy as np
 from minigrad.nn.equations import equations
 from minigrad.nn.initialisers import Choice, Initialiser, Seed, constant, glorot_uniform, orthogonal, seed_for, zeros
 from minigrad.nn.layers import parameter
-from minigrad.nn.module import Module, as_float_dtype, as_input, as_size
+from minigrad.nn.module import Module, as_flag, as_float_dtype, as_input, as_size
 from minigrad.ops import clip, concatenate, mean, sigmoid, split, sqrt, square, tanh
 from minigrad.tape import Array, Value
 from minigrad.tensor import Tensor, asarray
@@ -329,6 +329,8 @@ class LSTMCell(Cell):
         layer_norm: bool = False,
         **options: Unpack[Options],
     ) -> None:
+        peepholes, coupled = as_flag("LSTMCell", "peepholes", peepholes), as_flag("LSTMCell", "coupled", coupled)
+        layer_norm = as_flag("LSTMCell", "layer_norm", layer_norm)
         _check_forget_bias(forget_bias, coupled, options.get("init_b"))
         gates, biases = ("igo", None) if coupled else ("ifgo", {"f": constant(forget_bias)})
         super().__init__(inputs, units, gates, projection, biases, **options)
@@ -437,7 +439,8 @@ def _one_of(argument: str, word: str, words: tuple[str, ...]) -> str:
 
 def _check_forget_bias(forget_bias: float, coupled: bool, init_b: Choice) -> None:
     """A forget bias that somebody chose must have its effect."""
-    if not isinstance(forget_bias, int | float | np.number):
+    number = isinstance(forget_bias, int | float | np.number) and not isinstance(forget_bias, bool)
+    if not number or math.isnan(forget_bias):
         raise TypeError(
             f"LSTMCell: forget_bias is a number, got {forget_bias!r}; a bias for each unit goes into init_b"
         )
@@ -454,6 +457,7 @@ def _check_forget_bias(forget_bias: float, coupled: bool, init_b: Choice) -> Non
 
 def _as_limit(clip: float) -> float:
     """The limit of the memory as a number; ValueError for one that limits nothing."""
-    if not isinstance(clip, int | float | np.number) or not 0 < clip < math.inf:
+    number = isinstance(clip, int | float | np.number) and not isinstance(clip, bool)
+    if not number or not 0 < clip < math.inf:
         raise ValueError(f"LSTMCell: clip is a positive number or None, got {clip!r}")
     return float(clip)

@@ -306,7 +306,9 @@ class _Model:
         try:
             number = operator.index(token)
         except TypeError:
-            raise TypeError(f"minigrad.{self.name}: {what} is a token or None, got a {type(token).__name__}") from None
+            number = None
+        if number is None or isinstance(token, bool):
+            raise TypeError(f"minigrad.{self.name}: {what} is a token or None, got a {type(token).__name__}")
         if number < 0:
             raise IndexError(f"minigrad.{self.name}: tokens are integers from 0, got {what} {number}")
         return number

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigrad.nn.hidden import map_hidden
-from minigrad.nn.module import tensors_of
+from minigrad.nn.module import as_flag, tensors_of
 from minigrad.nn.run import Net, Run, as_net, is_whole_sequence, over_time
 from minigrad.nn.wrappers import Wrapper
 
@@ -38,7 +38,7 @@ class Deep(Net):
         self.layers = [as_net("Deep", f"layer {i}", layer) for i, layer in enumerate(layers)]
         if not self.layers:
             raise ValueError("Deep needs at least one layer, got none")
-        if not share:
+        if not as_flag("Deep", "share", share):
             _refuse_shared(self.layers)
 
     @property

@@ -11,6 +11,7 @@ from minigrad import random, tree
 from minigrad.backend import backend_of, use_backend
 from minigrad.nn.hidden import map_hidden
 from minigrad.nn.initialisers import Seed, seed_for
+from minigrad.nn.module import as_flag
 from minigrad.nn.run import Run
 from minigrad.nn.wrappers import Wrapper
 from minigrad.ops.op import as_value
@@ -47,7 +48,7 @@ class Dropout(Wrapper):
         self.input = _as_rate("input", input)
         self.output = _as_rate("output", output)
         self.state = _as_rate("state", state)
-        self.per_sequence = per_sequence
+        self.per_sequence = as_flag("Dropout", "per_sequence", per_sequence)
 
     def prepared(self, run: Run) -> Any:
         cell = run.cell(self.cell, "cell")

@@ -20,9 +20,9 @@ import numpy as np
 
 from minigrad import tree
 from minigrad.backend import backend_of
-from minigrad.nn.module import Module, tensors_of
+from minigrad.nn.module import attributes, is_module, tensors_of
 from minigrad.nn.record import called
-from minigrad.nn.run import refuse_called
+from minigrad.nn.run import check_cell
 from minigrad.ops.indexing import getitem_
 from minigrad.scan.carry import as_leaves
 from minigrad.scan.names import LocalNames, identifier, name_by_inputs
@@ -71,7 +71,7 @@ def equations(cell: Any, inputs: Any, state: Any = None) -> str:
     h = 0.9 * h + 0.1 * new
     output, state = h, h
     """
-    refuse_called(cell)
+    check_cell("equations", cell)
     given = as_leaves("inputs of the cell", inputs)[0]
     if state is None:
         if not hasattr(cell, "zero_state"):
@@ -109,7 +109,7 @@ class _Step(NamedTuple):
 def _step_of(cell: Any, inputs: Any, state: Any) -> _Step:
     """The cell's call on symbols, also in the place of its parameters, so that what is made of these is seen."""
     (xs, x_form), (states, state_form) = as_leaves("inputs", inputs), as_leaves("state", state)
-    parameters = tensors_of(cell if isinstance(cell, Module) else dict(getattr(cell, "__dict__", {})))
+    parameters = tensors_of(cell if is_module(cell) else attributes(cell))
     forms: list[tree.Structure] = []
     variables: dict[Symbol, str] = {}
 
@@ -147,7 +147,7 @@ def _called(cell: Any, x: Any, state: Any) -> tuple[Any, dict[str, Any]]:
 
 def _captured(cell: Any, trace: Trace, local: LocalNames) -> tuple[dict[Symbol, str], dict[Symbol, str]]:
     """What else came from outside: arrays by their name, and numbers."""
-    known = dict(getattr(cell, "__dict__", {}))
+    known = attributes(cell)
     if inspect.isfunction(cell):
         variables = inspect.getclosurevars(cell)
         known = {**variables.globals, **variables.nonlocals}

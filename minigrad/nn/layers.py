@@ -10,7 +10,7 @@ import numpy as np
 from minigrad import random
 from minigrad.backend import backend_of
 from minigrad.nn.initialisers import Seed, glorot_uniform, seed_for, zeros
-from minigrad.nn.module import Module, as_float_dtype, as_input, as_size
+from minigrad.nn.module import Module, as_flag, as_float_dtype, as_input, as_size
 from minigrad.ops import expand_dims, where
 from minigrad.ops.indexing import getitem, getitem_
 from minigrad.ops.op import as_value, is_abstract
@@ -33,7 +33,7 @@ class Linear(Module):
     def __init__(self, inputs: int, outputs: int, bias: bool = True, dtype: Any = "float32", seed: Seed = None) -> None:
         self.inputs = as_size("Linear", "inputs", inputs)
         self.outputs = as_size("Linear", "outputs", outputs)
-        dtype = as_float_dtype(dtype)
+        bias, dtype = as_flag("Linear", "bias", bias), as_float_dtype(dtype)
         weight = glorot_uniform((self.inputs, self.outputs), seed_for(seed, "Linear.W"), dtype)
         self.W = parameter("W", weight)
         self.b = parameter("b", zeros((self.outputs,), dtype=dtype)) if bias else None

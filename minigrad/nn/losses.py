@@ -46,7 +46,7 @@ def binary_cross_entropy(logits: Any, targets: Any) -> Any:
     array([0.69314718, 3.04858735])
     """
     name = "nn.binary_cross_entropy"
-    targets = as_value(name, targets)
+    targets = _real(name, targets)
     low, high = _range(constant(targets))
     if not (low >= 0 and high <= 1):  # NaN neither
         raise ValueError(f"minigrad.{name}: targets are probabilities in [0, 1], got {high if low >= 0 else low}")
@@ -84,7 +84,7 @@ def _pair(name: str, what: str, predictions: Any, targets: Any) -> tuple[Value, 
     predictions = as_value(name, predictions)
     if predictions.dtype.kind != "f":
         raise TypeError(f"minigrad.{name}: {what} are floating, got {predictions.dtype}; convert them with astype")
-    targets = as_value(name, targets)
+    targets = _real(name, targets)
     if targets.shape != predictions.shape:  # (B, T) against (B, T, 1) would broadcast
         raise ValueError(
             f"minigrad.{name}: {what} of shape {tuple(predictions.shape)} need targets of this shape, "
@@ -95,6 +95,13 @@ def _pair(name: str, what: str, predictions: Any, targets: Any) -> tuple[Value, 
     if not isinstance(targets, Box) and not is_abstract(targets):
         targets = backend_of(constant(predictions)).asarray(targets)
     return boxed_like(predictions, targets), targets
+
+
+def _real(name: str, targets: Any) -> Value:
+    targets = as_value(name, targets)
+    if targets.dtype.kind not in "iubf":
+        raise TypeError(f"minigrad.{name}: targets are real numbers, got {targets.dtype}")
+    return targets
 
 
 def _range(array: Array) -> tuple[float, float]:

@@ -6,8 +6,11 @@ There is nothing to register and nothing to override: assign tensors, and module
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -19,12 +22,14 @@ from minigrad.tensor import Tensor, tensor
 
 
 class Module:
-    """An object that holds tensors in its attributes, in modules among them, and in lists, tuples and dicts.
+    """An object that holds tensors in its attributes, in modules among them, in containers and in dataclasses.
 
-    A cell of a class of its own, with `zero_state`, is looked into like a module.
+    Containers are lists, tuples, deques, dicts and named tuples. A cell of a class of its own, with `zero_state`, is
+    looked into like a module. Slots are attributes.
 
     Paths join names with dots, in the order in which attributes were assigned: "W_x", "layers.0.b". A tensor that is
-    reached twice appears once, under its first path; so tied weights are one parameter.
+    reached twice appears once, under its first path; so tied weights are one parameter. TypeError for a parameter in
+    what gives it no path: in a set, an object of another class, or an attribute of the class itself.
 
     >>> import minigrad as mg
     >>> class Net(mg.nn.Module):
@@ -119,46 +124,98 @@ class Module:
 
 
 def tensors_of(item: Any) -> dict[str, Tensor]:
-    """Every tensor in a module, list, tuple or dict, by its path; what is reached twice, by its first path.
+    """Every tensor in a module, container or dataclass, by its path; what is reached twice, by its first path.
 
-    ValueError where two tensors would have one path.
+    ValueError where two tensors would have one path, TypeError for a parameter that has none.
     """
     found: dict[str, Tensor] = {}
-    _find("", item, found, set())
+    others = []
+    for path, part in walk(item):
+        if not isinstance(part, Tensor):
+            others.append((path, part))
+        elif path in found:
+            raise ValueError(f"two tensors have the path {path!r}; rename a key or an attribute")
+        else:
+            found[path] = part
+    _refuse_hidden(others, found.values())
     return found
 
 
-def _find(path: str, item: Any, found: dict[str, Tensor], seen: set[int]) -> None:
-    if not (isinstance(item, Tensor | list | tuple | dict) or is_module(item)) or id(item) in seen:
+_PLAIN = {type(None), bool, int, float, str, bytes}  # a vocabulary has many, and there is nothing in them
+
+
+def walk(item: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """An object and all that is in it, each once, by its first path; but for numbers and strings."""
+    seen = set() if seen is None else seen
+    if id(item) in seen or type(item) in _PLAIN:
         return
     seen.add(id(item))
-    if not isinstance(item, Tensor):
-        for name, child in children(item):
-            _find(f"{path}.{name}" if path else str(name), child, found, seen)
-    elif path in found:
-        raise ValueError(f"two tensors have the path {path!r}; rename a key or an attribute")
-    else:
-        found[path] = item
+    yield path, item
+    for name, child in children(item):
+        yield from walk(child, f"{path}.{name}" if path else str(name), seen)
 
 
 def is_module(item: Any) -> bool:
     """Whether an object's attributes are looked at for tensors: a Module, or a cell of somebody's own class."""
-    return isinstance(item, Module) or (hasattr(type(item), "zero_state") and hasattr(item, "__dict__"))
+    return isinstance(item, Module) or (hasattr(type(item), "zero_state") and not isinstance(item, type))
 
 
 def children(item: Any) -> Iterable[tuple[Any, Any]]:
-    """The parts of a module or container, by name."""
-    if is_module(item):
-        attributes: dict[str, Any] = vars(item)
-        return attributes.items()
+    """The parts of a module, a dataclass or a container, by name; of anything else, none."""
+    if _has_attributes(item):
+        yield from attributes(item).items()
     if isinstance(item, dict):
-        return item.items()
-    return zip(getattr(item, "_fields", range(len(item))), item, strict=True)
+        yield from item.items()
+    elif isinstance(item, list | tuple | deque):
+        yield from zip(getattr(item, "_fields", range(len(item))), item, strict=True)
+
+
+def attributes(item: Any) -> dict[str, Any]:
+    """What a copy of an object would hold: what is in its `__dict__`, in order of assignment, then in its slots."""
+    state: Any = object.__getstate__(item)
+    own, slots = state if isinstance(state, tuple) else (state, None)
+    return {**(own or {}), **(slots or {})}
+
+
+def _has_attributes(item: Any) -> bool:
+    return is_module(item) or (dataclasses.is_dataclass(item) and not isinstance(item, type))
+
+
+def _refuse_hidden(parts: Iterable[tuple[str, Any]], found: Iterable[Tensor]) -> None:
+    """TypeError for a parameter without a path: it would be neither trained nor saved, and nobody would see it."""
+    known = {id(t) for t in found}
+    for path, part in parts:
+        for t in _without_path(part):
+            if id(t) not in known:
+                where = f"a {type(part).__name__}" + (f" at {path!r}" if path else "")
+                name = f" {t.name!r}" if t.name else ""
+                raise TypeError(
+                    f"{where} holds a tensor{name} of shape {t.shape} that has no path, so it would be neither trained "
+                    "nor saved: assign it in __init__ to an attribute of a minigrad.nn.Module (derive the class from "
+                    "it) or of a dataclass, or put it into a list, tuple, deque or dict there"
+                )
+
+
+def _without_path(part: Any) -> list[Tensor]:
+    """The tensors in a set, and the parameters in an object of another class, or in a module's class itself."""
+    if isinstance(part, set | frozenset):
+        return [t for _, t in walk(list(part)) if isinstance(t, Tensor) and _is_stored(t)]
+    if isinstance(part, type | ModuleType):
+        return []
+    hidden = attributes(part)
+    if _has_attributes(part):
+        shared = {name: value for kind in reversed(type(part).__mro__) for name, value in vars(kind).items()}
+        hidden = {name: value for name, value in shared.items() if isinstance(value, Tensor) and name not in hidden}
+    return [t for _, t in walk(hidden) if isinstance(t, Tensor) and isinstance(t.record, Leaf)]
 
 
 def _stored(module: Module) -> dict[str, Tensor]:
     """What makes up a module: its tensors but for those that were computed from others."""
-    return {path: t for path, t in tensors_of(module).items() if t.record is None or isinstance(t.record, Leaf)}
+    return {path: t for path, t in tensors_of(module).items() if _is_stored(t)}
+
+
+def _is_stored(t: Tensor) -> bool:
+    return t.record is None or isinstance(t.record, Leaf)
 
 
 # ---- checking states -----------------------------------------------------------------------------------------------
@@ -211,19 +268,29 @@ def as_input(owner: str, what: str, value: Any, weight: Tensor, size: int) -> Va
 
 
 def as_size(owner: str, what: str, size: Any) -> int:
-    """A size as an int; TypeError for another type, ValueError below 1."""
+    """A size as an int; TypeError for another type, a bool among them, ValueError below 1."""
     try:
         number = operator.index(size)
     except TypeError:
-        raise TypeError(f"{owner}: {what} is an integer, got {type(size).__name__}") from None
+        number = None
+    if number is None or isinstance(size, bool):
+        raise TypeError(f"{owner}: {what} is an integer, got {type(size).__name__}")
     if number < 1:
         raise ValueError(f"{owner}: {what} is at least 1, got {number}")
     return number
 
 
+def as_flag(owner: str, what: str, flag: Any) -> bool:
+    """True or False; TypeError for anything else, for "no" would be true, and a 0 in a wrong place false."""
+    if not isinstance(flag, bool | np.bool_):
+        raise TypeError(f"{owner}: {what} is True or False, got {flag!r}")
+    return bool(flag)
+
+
 def as_float_dtype(dtype: Any) -> np.dtype[Any]:
-    """A floating dtype; TypeError for another."""
+    """A floating dtype; TypeError for another, and for None, which NumPy takes for float64."""
     found: np.dtype[Any] = np.dtype(dtype)
-    if found.kind != "f":
-        raise TypeError(f"parameters are floating, for example 'float32' or 'float64', got {found}")
+    if found.kind != "f" or dtype is None:
+        got = "None" if dtype is None else found
+        raise TypeError(f"parameters are floating, for example 'float32' or 'float64', got {got}")
     return found

@@ -7,11 +7,13 @@ from typing import Any
 
 from minigrad import tree
 from minigrad.nn.initialisers import Seed
+from minigrad.nn.module import as_flag
 from minigrad.nn.record import Recording
-from minigrad.nn.run import Run, over_time, refuse_called
+from minigrad.nn.run import Run, check_cell, over_time
 from minigrad.ops import swapaxes
 from minigrad.ops.op import as_value
 from minigrad.ops.sequence import as_lengths
+from minigrad.tape import constant
 
 
 def dynamic_rnn(
@@ -56,6 +58,8 @@ def dynamic_rnn(
     >>> recorded["c"].shape
     (2, 5, 4)
     """
+    check_cell("dynamic_rnn", cell)
+    reverse = as_flag("dynamic_rnn", "reverse", reverse)
     batch, steps = sizes("dynamic_rnn", inputs, time_major)
     lengths = None if sequence_length is None else as_lengths("nn.dynamic_rnn", sequence_length, batch, steps)
     recording = Recording(record, batch) if record else None
@@ -75,6 +79,7 @@ def swapped(x: Any) -> Any:
 
 def sizes(owner: str, inputs: Any, time_major: bool) -> tuple[int, int]:
     """B and T, on which all leaves of the inputs must agree."""
+    as_flag(owner, "time_major", time_major)
     leaves, structure = tree.flatten(inputs)
     layout = "(T, B, ...)" if time_major else "(B, T, ...)"
     shapes = [tuple(as_value(owner, leaf).shape) for leaf in leaves]
@@ -89,7 +94,6 @@ def sizes(owner: str, inputs: Any, time_major: bool) -> tuple[int, int]:
 
 def first_state(cell: Any, batch: int, given: Any) -> Any:
     """The initial state that was given, of the cell's structure, or the cell's zeros."""
-    refuse_called(cell)
     name = getattr(cell, "__name__", type(cell).__name__)
     if not hasattr(cell, "zero_state"):
         if given is None:
@@ -102,3 +106,22 @@ def first_state(cell: Any, batch: int, given: Any) -> Any:
     if needed != got:
         raise TypeError(f"the states of {name} have the structure {needed}, got an initial_state of {got}")
     return given
+
+
+def as_state(owner: str, state: Any, needed: Any, rows: str) -> Any:
+    """The arrays of a state with the structure, shapes and dtypes of the one that is needed; `rows` says which it has.
+
+    TypeError for another structure, ValueError for another shape or dtype.
+    """
+    leaves, structure = tree.flatten(state)
+    like, expected = tree.flatten(needed)
+    if structure != expected:
+        raise TypeError(f"the states of this {owner} have the structure {expected}, got {structure}")
+    arrays = [constant(as_value(owner, leaf)) for leaf in leaves]
+    for array, other, path in zip(arrays, like, structure.paths(), strict=True):
+        if array.shape != other.shape or array.dtype != other.dtype:
+            raise ValueError(
+                f"{owner}: state{path} must be {other.dtype}{tuple(other.shape)}, {rows}, "
+                f"got {array.dtype}{tuple(array.shape)}"
+            )
+    return structure.build(arrays)

@@ -16,6 +16,7 @@ A cell is any callable `cell(x, state) -> (output, state)`, and needs nothing of
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,11 +112,28 @@ def is_whole_sequence(net: Any) -> bool:
     return bool(getattr(net, "whole_sequence", False))
 
 
-def refuse_called(net: Any) -> None:
-    """TypeError for what runs over sequences by itself, which says how it is called."""
+def check_cell(owner: str, net: Any) -> None:
+    """TypeError for what is no cell: a class, what runs over sequences by itself, and a function of one array."""
+    name = getattr(net, "__name__", type(net).__name__)
+    if isinstance(net, type):
+        raise TypeError(f"{owner} takes a cell, got the class {name}: make a cell of it, {name}(...)")
     call = getattr(net, "called_as", None)
     if call is not None:
-        raise TypeError(f"a {type(net).__name__} is no cell, it runs over sequences by itself: call {call}")
+        raise TypeError(f"a {name} is no cell, it runs over sequences by itself: call {call}")
+    if is_whole_sequence(net) or hasattr(net, "prepared"):
+        return
+    form = "a cell, called as cell(x, state) -> (output, state)"
+    if not callable(net):
+        raise TypeError(f"{owner} takes {form}, and {name} cannot be called")
+    try:
+        inspect.signature(net).bind(None, None)
+    except ValueError:  # some callables do not tell how they are called
+        return
+    except TypeError:
+        raise TypeError(
+            f"{owner} takes {form}, and {name} is called in another way; a layer without a state, such as Linear, "
+            "takes whole sequences (B, T, ...) by itself"
+        ) from None
 
 
 def as_net(owner: str, what: str, net: Any) -> Any:

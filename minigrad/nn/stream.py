@@ -11,7 +11,7 @@ from minigrad import tree
 from minigrad.backend import backend_of
 from minigrad.nn.initialisers import Seed
 from minigrad.nn.module import Module
-from minigrad.nn.recurrent import dynamic_rnn, sizes
+from minigrad.nn.recurrent import as_state, dynamic_rnn, sizes
 from minigrad.nn.run import as_cell
 from minigrad.ops import where
 from minigrad.ops.op import as_value
@@ -26,7 +26,8 @@ class Stream(Module):
     kept, which is copied and cut, and undoes a `reset` of rows. It is no parameter, and not in `state_dict`. Chunks may
     differ in length, and rows in theirs.
 
-    Raises ValueError for a chunk of another batch size than the state's, TypeError for a net that reads backwards.
+    Raises ValueError for a chunk of another batch size than the state's, TypeError for a net that reads backwards. For
+    a state that is assigned, TypeError where its structure is not the cell's, ValueError for another shape or dtype.
     Source: Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories" (1990).
 
@@ -58,6 +59,15 @@ class Stream(Module):
 
     @state.setter
     def state(self, state: Any) -> None:
+        self._keep(None if state is None else as_state("Stream", state, self._zeros_like(state), "as its cell has it"))
+
+    def _zeros_like(self, state: Any) -> Any:
+        """The cell's first state, for as many rows as a state has."""
+        leaves = tree.flatten(state)[0]
+        shape = as_value("Stream", leaves[0]).shape if leaves else ()
+        return self.cell.zero_state(shape[0] if shape else 1)
+
+    def _keep(self, state: Any) -> None:
         self._state = None if state is None else tree.map(_copied, state)
         self._ended = None
 
@@ -82,7 +92,7 @@ class Stream(Module):
             seed=seed,
             record=record,
         )
-        self.state = result[1]
+        self._keep(result[1])
         return result
 
     def reset(self, rows: Any = None) -> None:
@@ -102,7 +112,7 @@ class Stream(Module):
         False
         """
         if rows is None:
-            self.state = None
+            self._keep(None)
             return
         if self.state is None:
             raise ValueError("Stream has no state yet, so no rows to reset: reset() after the first chunk")

@@ -6,7 +6,6 @@ from typing import Any
 
 from minigrad import tree
 from minigrad.nn.layers import parameter
-from minigrad.nn.module import tensors_of
 from minigrad.nn.run import Net, Run, as_cell
 from minigrad.ops import add, broadcast_to
 from minigrad.ops.op import as_value
@@ -86,8 +85,7 @@ class LearnedState(Wrapper):
 
     The parameters start at the cell's zero state, without its batch axis, and `zero_state(batch_size)` broadcasts them,
     so that the gradient of a leaf is the sum over the rows.
-    Raises TypeError for a state with leaves that are no floating tensors, or in containers whose tensors a Module does
-    not find.
+    Raises TypeError for a state with leaves that are no floating tensors.
 
     >>> import minigrad as mg
     >>> from minigrad.nn.wrappers import LearnedState
@@ -102,10 +100,6 @@ class LearnedState(Wrapper):
         self.state = structure.build(
             [_learned(f"state{path}", leaf) for path, leaf in zip(structure.paths(), leaves, strict=True)]
         )
-        if len(tensors_of({"state": self.state})) != len(leaves):
-            raise TypeError(
-                f"LearnedState keeps its parameters in tuples, lists and dicts, got a state of structure {structure}"
-            )
 
     def prepared(self, run: Run) -> Any:
         return run.cell(self.cell, "cell")

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from minigrad.nn.cells import with_z_negated
-from minigrad.nn.module import Module, children
+from minigrad.nn.module import Module, walk
 from minigrad.tape import constant
 
-CONVENTIONS = ("gates", "update", "reset", "forget_bias_in")
+CONVENTIONS = ("gates", "update", "reset", "forget_bias_in", "activation", "clip")
 """Attributes that say, each with one word, how a module reads its arrays, where their shapes do not tell."""
 UPDATES = {"keep", "write"}  # of a GRU: what an open update gate does
 
@@ -20,29 +20,31 @@ UPDATES = {"keep", "write"}  # of a GRU: what an open update gate does
 def conventions(module: Module) -> dict[str, dict[str, str]]:
     """What the arrays of a module do not tell of themselves: for each cell in it, by path, its words for `CONVENTIONS`.
 
-    Any module may have attributes of these names; what is no string is not recorded, nor is a module without them.
+    Of an activation that is the function's name, and of a clip the number. Any module may have attributes of these
+    names; what is no string is not recorded, nor is a module without them.
     A cell that is reached twice appears once, as its parameters do.
 
     >>> import minigrad as mg
     >>> mg.training.conventions(mg.nn.RNNCell(2, 3))
-    {'': {'gates': 'h'}}
+    {'': {'gates': 'h', 'activation': 'tanh'}}
     """
     found: dict[str, dict[str, str]] = {}
-    _find_conventions("", module, found, set())
+    for path, part in walk(module):
+        if isinstance(part, Module):
+            words = {name: _word(name, getattr(part, name, None)) for name in CONVENTIONS}
+            told = {name: word for name, word in words.items() if word is not None}
+            if told:
+                found[path] = told
     return found
 
 
-def _find_conventions(path: str, item: Any, found: dict[str, dict[str, str]], seen: set[int]) -> None:
-    if not isinstance(item, Module | list | tuple | dict) or id(item) in seen:
-        return
-    seen.add(id(item))
-    if isinstance(item, Module):
-        words = {name: getattr(item, name, None) for name in CONVENTIONS}
-        told = {name: word for name, word in words.items() if isinstance(word, str)}
-        if told:
-            found[path] = told
-    for name, child in children(item):
-        _find_conventions(f"{path}.{name}" if path else str(name), child, found, seen)
+def _word(name: str, value: Any) -> str | None:
+    """What is recorded of an attribute: a string as it is; None where that is nothing."""
+    if name == "activation":
+        value = getattr(value, "__name__", value)
+    if name == "clip" and isinstance(value, float):
+        value = str(value)
+    return value if isinstance(value, str) else None
 
 
 def check_conventions(file: str, saved: Any, module: Module) -> None:
@@ -76,7 +78,7 @@ def convert_update(arrays: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     twice is the identity, bit for bit. arrays: a `state_dict` or a checkpoint's, of any backend; those of the GRU at
     `path` ("" for a GRU alone), whose gates are r, z, n, are converted, and the others given as they are.
 
-    ValueError where `path` has no W_x, W_h and b of three gates, or arrays that a GRUCell has not.
+    ValueError where `path` has no W_x, W_h and b of three gates, as an LSTM has not, or arrays that a GRUCell has not.
     Sources: z keeps in Cho et al. (2014), and writes in Chung et al. (2014).
 
     >>> import minigrad as mg, numpy as np
@@ -88,10 +90,12 @@ def convert_update(arrays: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     own = {name for name in names if "." not in name}
     if not {"W_x", "W_h", "b"} <= own <= {"W_x", "W_h", "b", "b_hn"}:
         raise ValueError(f"a GRU has the arrays W_x, W_h, b and perhaps b_hn, got at the path {path!r}: {sorted(own)}")
-    converted = dict(arrays)
+    converted, units = dict(arrays), constant(arrays[f"{prefix}W_h"]).shape[0]
     for name in ("W_x", "W_h", "b"):
         array = constant(arrays[prefix + name])
-        if array.shape[-1] % 3:
-            raise ValueError(f"{prefix}{name} has the columns of three gates side by side, got {tuple(array.shape)}")
+        if array.shape[-1] != 3 * units:
+            raise ValueError(
+                f"{prefix}{name} has the columns of three gates of {units} units side by side, got {tuple(array.shape)}"
+            )
         converted[prefix + name] = with_z_negated(array)
     return converted

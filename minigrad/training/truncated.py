@@ -11,7 +11,7 @@ import numpy as np
 
 from minigrad import tree
 from minigrad.nn.module import as_size
-from minigrad.nn.recurrent import sizes
+from minigrad.nn.recurrent import dynamic_rnn, sizes
 from minigrad.nn.run import is_whole_sequence
 from minigrad.ops import concatenate
 from minigrad.ops.op import as_value
@@ -67,7 +67,8 @@ def truncated(
     Call backward() for each window, stepping the optimiser or not, or once for the sum: the first keeps one window on
     the tape. Either way about T * k2 / k1 steps are run, forward and backward: each window runs all that it holds.
 
-    ValueError or TypeError, before anything is run, where net, k1, k2, a shape or a length does not fit.
+    ValueError or TypeError, before anything is run, where net, k1, k2, a shape or a length does not fit; and as it runs
+    for a net that gives something else, or takes steps for rows.
     Source: Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories" (1990), whose BPTT(h; h') is k2 = h, k1 = h'.
 
@@ -90,11 +91,14 @@ def truncated(
         )
     inputs = tree.map(lambda leaf: as_value("training.truncated", leaf), inputs)
     batch, steps = sizes("truncated", inputs, time_major)
+    runs_cell = isinstance(net, functools.partial) and net.func is dynamic_rnn
+    if runs_cell and net.keywords.get("time_major", False) != time_major:  # type: ignore[attr-defined]
+        raise ValueError(_other_layout(time_major))
     lengths = None
     if sequence_length is not None:
         lengths = as_lengths("training.truncated", sequence_length, batch, steps)
     overlap = steps if k2 >= steps else k2 - k1  # nothing is cut then, not even for a last window of fewer steps
-    return _windows(_Pieces(net, inputs, lengths, time_major), steps, k1, overlap, initial_state)
+    return _windows(_Pieces(net, inputs, lengths, time_major, batch), steps, k1, overlap, initial_state)
 
 
 def _check_net(net: Any) -> None:
@@ -118,6 +122,14 @@ def _check_net(net: Any) -> None:
         ) from None
 
 
+def _other_layout(time_major: bool) -> str:
+    layout, other = ("(T, B, ...)", "(B, T, ...)") if time_major else ("(B, T, ...)", "(T, B, ...)")
+    return (
+        f"truncated has time_major={time_major}, so its net is given pieces {layout} of the inputs, and takes them for "
+        f"{other}: pass the same time_major to truncated and to the dynamic_rnn in the net"
+    )
+
+
 class _Pieces(NamedTuple):
     """A net and the sequence that it reads piece by piece."""
 
@@ -125,14 +137,31 @@ class _Pieces(NamedTuple):
     inputs: Any
     lengths: Any
     time_major: bool
+    rows: int
 
     def run(self, begin: int, end: int, state: Any) -> tuple[list[Any], Any]:
         """The outputs of some steps, none for no steps, and the state after them."""
         if begin == end:
             return [], state
         piece = tree.map(lambda leaf: self.cut(leaf, slice(begin, end)), self.inputs)
-        outputs, state = self.net(piece, sequence_length=self.lengths_in(begin, end), initial_state=state)
-        return [outputs], state
+        result = self.net(piece, sequence_length=self.lengths_in(begin, end), initial_state=state)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            got = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
+            raise TypeError(f"truncated takes a net that gives (outputs, state), without records, got {got}")
+        self._check_layout(*result, end - begin)
+        return [result[0]], result[1]
+
+    def _check_layout(self, outputs: Any, state: Any, steps: int) -> None:
+        """ValueError where the net took steps for rows: its state has a row for each step then."""
+        shape = (steps, self.rows) if self.time_major else (self.rows, steps)
+        for leaf in tree.flatten(outputs)[0]:
+            got = tuple(getattr(leaf, "shape", ()))
+            if got[:2] != shape:
+                layout = "(T, B, ...)" if self.time_major else "(B, T, ...)"
+                raise ValueError(f"truncated needs outputs {layout} = {shape}, of the steps that it gave, got {got}")
+        states = [tuple(getattr(leaf, "shape", ())) for leaf in tree.flatten(state)[0]]
+        if self.rows != steps and any(got[:1] == (steps,) for got in states):
+            raise ValueError(_other_layout(self.time_major))
 
     def cut(self, leaf: Any, steps: slice) -> Any:
         return leaf[steps] if self.time_major else leaf[:, steps]
