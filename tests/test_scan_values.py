@@ -9,6 +9,7 @@ import pytest
 import minigrad as mg
 from minigrad import tree
 from minigrad.scan import TraceError
+from minigrad.scan.distribute import UFUNCS
 
 X = np.random.default_rng(0).normal(size=(3, 2, 4))
 EVEN, SOME = np.array([True, False]), np.array([[True, False, True, True], [False, False, False, True]])
@@ -224,3 +225,88 @@ def test_numbers_follow_the_arrays(unroll):
     assert type(state) is type(ones) is type(xs)
     reset = mg.scan(lambda s, x: 0.0, xs, 0.0, unroll=unroll)
     assert type(reset) is type(xs)
+
+
+# ---- dtypes --------------------------------------------------------------------------------------------------------
+
+DRAWN = np.random.default_rng(1)
+FLAGS, SMALL = DRAWN.random((2, 5, 3, 2)) > 0.3, DRAWN.integers(1, 127, size=(2, 5, 3, 2))
+START, ROW, WEIGHT = DRAWN.normal(size=(3, 2)), DRAWN.normal(size=2), DRAWN.normal(size=(2, 2))
+MIXED = {
+    "a sum of flags": (lambda h, x: mg.tanh(h * x[0] + h * x[1]), FLAGS),
+    "a difference of flags": (lambda h, x: mg.tanh(h * x[0] - h * x[1]), FLAGS),
+    "sigmoid of a sum of flags": (lambda h, x: h * 0.5 + mg.sigmoid(x[0] + x[1]), FLAGS),
+    "a sum in which flags are added": (lambda h, x: h * 0.5 + mg.sigmoid(h + (x[0] + x[1])), FLAGS),
+    "gates of integers": (lambda h, x: h * 0.5 + mg.sigmoid(x[0][:, :1]) - mg.tanh(x[0][:, 1:]), SMALL - 60),
+    **{
+        f"{name} of {dtype}": (fn, SMALL.astype(dtype))
+        for dtype in ("int8", "uint8")
+        for name, fn in {
+            "a sum": lambda h, x: mg.tanh((h * x[0] + h * x[1]) * 0.01),
+            "a difference": lambda h, x: mg.tanh((h * x[0] - h * x[1]) * 0.01),
+            "a product": lambda h, x: mg.tanh((h * x[0] * x[1]) * 0.0001),
+            "pieces": lambda h, x: mg.concatenate([mg.tanh(h[:, :1]), x[0][:, 1:]], 1) * x[1] * 0.01,
+        }.items()
+    },
+    "float32 that overflows": (
+        lambda h, x: mg.tanh((h * x[0] + h * x[1]) * 1e-38),
+        np.full((2, 5, 3, 2), 3e38, "float32"),
+    ),
+    "a row of float32 and weights": (
+        lambda h, x: mg.tanh((mg.tanh(h) * ROW.astype("float32")) @ WEIGHT.astype("float32") + x[0]),
+        SMALL / 100,
+    ),
+    "a row and a vector": (lambda h, x: mg.tanh(((mg.tanh(h) * ROW) @ ROW)[:, None] + x[0]), SMALL / 100),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_sums_and_products_of_other_dtypes(name):
+    """Reassociated, they would be others: True + True is True, and 100 + 100 is -56 in 8 bits."""
+    fn, stacks = MIXED[name]
+    results = []
+    for unroll in (False, True):
+        h = mg.tensor(START, requires_grad=True)
+        with np.errstate(over="ignore"):
+            states = mg.scan(fn, tuple(stacks), h, unroll=unroll)
+            (states * states).sum().backward()
+        results.append((states.data, h.grad))
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-15)
+
+
+# ---- in place ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 2, 3]])
+def test_one_column_turns_its_sign_in_place(lengths):
+    """NumPy's negative gives other numbers there, where rows are 64 bytes long."""
+    wide, back = DRAWN.normal(size=(2, 8)), DRAWN.normal(size=(1, 2))
+    xs = DRAWN.normal(size=(5, 3, 2))
+    same(lambda h, x: (mg.tanh(h + x), -(x @ wide)[:, 7:8] @ back), xs, START, has_output=True, lengths=lengths)
+    same(lambda h, x: mg.tanh(h + x - (-(h @ wide)[:, 7:8]) @ back), xs, START, lengths=lengths)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", sorted(set(UFUNCS.values()) - {"negative"}))
+def test_numpy_computes_columns_in_place(name, dtype):
+    """A plan takes columns over for what is made of them; for `negative` a program multiplies by -1 instead."""
+    function = getattr(np, name)
+    numbers = DRAWN.uniform(0.1, 0.9, size=(9, 33)).astype(dtype)
+    other = DRAWN.uniform(0.1, 0.9, size=(9, 2)).astype(dtype)
+    for width in range(1, 34):
+        for start in range(0, width, max(1, width // 4)):
+            for columns in (1, 2):
+                if start + columns > width:
+                    continue
+                array = numbers[:, :width].copy()
+                view = array[:, start : start + columns]
+                operands = (view, other[:, :columns])[: function.nin]
+                try:
+                    expected = function(*[operand.copy() for operand in operands])
+                except TypeError:
+                    return  # not of floats
+                if expected.dtype != view.dtype:
+                    return  # of no other dtype is a place taken
+                function(*operands, out=view)
+                np.testing.assert_array_equal(view, expected, err_msg=f"{width}, {start}, {columns}")

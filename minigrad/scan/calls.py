@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from minigrad.ops.elementwise import power
+from minigrad.ops.elementwise import negative, power
 from minigrad.ops.indexing import getitem_, scatter_add
 from minigrad.ops.linalg import matmul
 from minigrad.ops.reductions import sum_
@@ -16,7 +16,7 @@ from minigrad.scan.kernels import Located, call, fused
 from minigrad.scan.places import pieces
 from minigrad.scan.plan import Plan
 from minigrad.scan.symbol import CONSTANT, Slot, Symbol, filled, is_elementwise, slots
-from minigrad.scan.text import Text, brackets, index_part, static_text, tuple_of
+from minigrad.scan.text import Number, Text, brackets, index_part, static_text, tuple_of
 from minigrad.scan.trace import PICKED
 from minigrad.scan.variables import Variables
 
@@ -235,6 +235,11 @@ class Calls(Variables):
             lines.append(call(f"{indent}{destination}.fill({value})", indent, (f"fill_{value}", (), to)))
         elif op is power and node.inputs[1].op is CONSTANT and node.inputs[1].static["value"] == 2:
             lines.append(call(f"{indent}square({operands[0]}, {destination})", indent, ("square", at[:1], to)))
+        elif op is negative and node.dtype.kind == "f" and at[0].place == to.place and to.place and to.place.columns:
+            # NumPy's negative is wrong in place on one column of some widths (2.4.6, x86)
+            minus_one = self.const(Number(-1.0, node.dtype), "minus_one")
+            text = f"{indent}multiply({operands[0]}, {minus_one}, {destination})"
+            lines.append(call(text, indent, ("negative", at, to)))
         elif op.name in UFUNCS:
             out = "out=" if op.name in ("maximum", "minimum") else ""  # NumPy asks for it
             text = f"{indent}{UFUNCS[op.name]}({', '.join(operands)}, {out}{destination})"

@@ -82,6 +82,7 @@ def into_pieces(graph: Graph) -> None:
                         and joined in graph.loop
                         and graph.single(joined)
                         and joined.static["axis"] == len(joined.shape) - 1
+                        and all(piece.dtype == node.dtype for piece in joined.inputs)
                         and other.shape == node.shape == joined.shape
                         and graph.loop.get(other) != graph.loop[node]
                     ):

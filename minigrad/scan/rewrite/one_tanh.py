@@ -19,6 +19,8 @@ def one_tanh(graph: Graph) -> None:
     for node in graph.order:
         if node.op not in (sigmoid, tanh) or node in graph.once or node.dtype.kind != "f":
             continue
+        if node.inputs[0].dtype != node.dtype:
+            continue  # of integers there are no halves
         cut = columns_of(node.inputs[0])
         if cut is not None and cut[0] not in graph.once and len(graph.reads(node.inputs[0])) == 1:
             slabs.setdefault(cut[0], []).append((cut[1], cut[2], node))
@@ -96,6 +98,8 @@ def _scaled(graph: Graph, x: Symbol, factor: Symbol, root: bool = True) -> Symbo
         """Whether the factor can go all the way into weights or out of the loop."""
         if x in graph.once or x not in graph.loop:
             return True
+        if x.dtype != factor.dtype:
+            return False
         if x.op in (add, subtract) and (root or graph.single(x)):
             return all(cheap(i, False) for i in x.inputs)
         return (
@@ -104,7 +108,7 @@ def _scaled(graph: Graph, x: Symbol, factor: Symbol, root: bool = True) -> Symbo
 
     def push(x: Symbol) -> Symbol:
         """The product, with the factor moved inwards."""
-        if x in graph.once:
+        if x in graph.once or x.dtype != factor.dtype:
             return trace.node(multiply, [x, factor], {})
         if x.op in (add, subtract):
             return trace.node(x.op, [push(i) for i in x.inputs], {})

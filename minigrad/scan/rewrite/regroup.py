@@ -74,6 +74,8 @@ class _Polynomial:
     def rebuilt(self) -> Symbol | None:
         """The same value with as little as possible in the loop, or None if it is so already."""
         terms = self.terms(self.root, 1)
+        if any(s.dtype != self.root.dtype for t in terms for s in (*t.inside, *t.outside)):
+            return None  # in another dtype sums and products are others: of booleans, of small integers
         groups: dict[tuple[int, ...], list[Term]] = {}
         for term in terms:
             groups.setdefault(tuple(sorted(id(s) for s in term.inside)), []).append(term)

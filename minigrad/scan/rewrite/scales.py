@@ -31,12 +31,14 @@ def scales_into_weights(graph: Graph) -> None:
 def _without_scale(graph: Graph, node: Symbol) -> dict[Symbol, Symbol]:
     """New readers for a product one of whose factors is a row, or nothing if they cannot take it."""
     rest, scale = _take_scale(graph, node, True)
-    if scale is None or rest is None:
+    if scale is None or rest is None or not scale.dtype == rest.dtype == node.dtype:
         return {}
     trace, found = graph.trace, {}
     column = trace.node(reshape_, [scale], {"shape": (scale.shape[0], 1)})
     for reader in graph.reads(node):
-        if reader.op is matmul and reader.inputs[0] is node and reader.inputs[1] in graph.once:
+        if reader.dtype != node.dtype:
+            return {}
+        if reader.op is matmul and reader.inputs[0] is node and _is_matrix(reader.inputs[1], graph):
             weights = trace.node(multiply, [column, reader.inputs[1]], {})
             found[reader] = trace.node(matmul, [rest, weights], {})
         elif reader.op is PRODUCT_OVER_TIME and reader.inputs[1] is node and reader.inputs[0] is not node:
@@ -48,6 +50,11 @@ def _without_scale(graph: Graph, node: Symbol) -> dict[Symbol, Symbol]:
         else:
             return {}
     return found
+
+
+def _is_matrix(symbol: Symbol, graph: Graph) -> bool:
+    """Whether a value is one matrix for all steps."""
+    return symbol in graph.once and len(symbol.shape) == 2
 
 
 def _take_scale(graph: Graph, node: Symbol, root: bool) -> tuple[Symbol | None, Symbol | None]:
