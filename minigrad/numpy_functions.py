@@ -16,7 +16,7 @@ from minigrad import ops
 from minigrad.backend import Backend, backend_of
 from minigrad.ops.op import as_value, as_values
 from minigrad.tape import Array, constant
-from minigrad.tensor import FUNCTIONS, UFUNCS, Tensor
+from minigrad.tensor import FUNCTIONS, REDUCTIONS, UFUNCS, Tensor
 
 UFUNCS |= {
     getattr(np, name): ops.PUBLIC[name]
@@ -78,11 +78,11 @@ UFUNCS |= {
 FUNCTIONS |= {
     getattr(np, name): ops.PUBLIC[name]
     for name in (
-        "argmax", "concatenate", "copy", "cumsum", "dot", "einsum", "expand_dims", "flip", "max", "mean", "min",
-        "moveaxis", "outer", "prod", "repeat", "reshape", "split", "squeeze", "stack", "sum", "swapaxes", "take",
-        "take_along_axis", "transpose", "var", "where", "broadcast_to",
+        "broadcast_to", "concatenate", "copy", "dot", "einsum", "expand_dims", "flip", "moveaxis", "outer", "repeat",
+        "reshape", "split", "squeeze", "stack", "swapaxes", "take", "take_along_axis", "transpose", "where",
     )
 }  # fmt: skip
+FUNCTIONS |= {getattr(np, name): reduction for name, reduction in REDUCTIONS.items()}
 
 
 def _pad(a: Any, pad_width: Any, mode: str = "constant") -> Any:
@@ -136,9 +136,8 @@ FUNCTIONS |= {
     np.size: lambda a: a.size,
     np.clip: _clip,
     np.ravel: lambda a: ops.reshape(a, -1),
-    np.std: lambda a, axis=None, keepdims=False, ddof=0: ops.sqrt(ops.var(a, axis, keepdims, ddof)),
-    np.amax: ops.max,
-    np.amin: ops.min,
+    np.amax: REDUCTIONS["max"],
+    np.amin: REDUCTIONS["min"],
     np.zeros_like: lambda a, dtype=None: Tensor(a.backend.xp.zeros_like(a.array, dtype=dtype)),
     np.ones_like: lambda a, dtype=None: Tensor(a.backend.xp.ones_like(a.array, dtype=dtype)),
     np.hstack: lambda xs: ops.concatenate(xs, axis=0 if np.ndim(xs[0]) == 1 else 1),

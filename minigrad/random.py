@@ -17,7 +17,7 @@ import numpy as np
 
 from minigrad.backend import Backend, backend_of, default_backend
 from minigrad.ops import argmax
-from minigrad.ops.op import as_value
+from minigrad.ops.op import as_value, is_abstract
 from minigrad.tape import constant, scoped
 from minigrad.tensor import Tensor
 
@@ -177,6 +177,9 @@ def bernoulli(shape: Shape, seed: int | Sequence[int], p: float = 0.5, dtype: An
 def categorical(logits: Any, seed: int | Sequence[int]) -> Tensor:
     """One class a row, drawn with probabilities softmax(logits): (..., classes) to integers (...). No derivative.
 
+    A logit is a number, or -inf for a class that is impossible. Raises ValueError for a NaN or +inf, and for a row in
+    which every class is impossible; it waits for the device to see them. Where a scan's body is traced, logits have no
+    values yet and nothing is raised: there a NaN or +inf draws its own class, a row of -inf alone class 0.
     Source: the Gumbel-max trick (Gumbel, 1954).
 
     >>> import minigrad as mg
@@ -184,8 +187,20 @@ def categorical(logits: Any, seed: int | Sequence[int]) -> Tensor:
     Tensor([1, 0], int64)
     """
     array = constant(as_value("random.categorical", logits))
-    noise = _drawn(seed, "float64", lambda g: g.gumbel(size=array.shape), backend_of(array))
-    return Tensor(argmax(array + noise.array, axis=-1))
+    backend = backend_of(array)
+    noise = _drawn(seed, "float64", lambda g: g.gumbel(size=array.shape), backend)
+    drawn = Tensor(argmax(array + noise.array, axis=-1))
+    if array.size and not is_abstract(array):
+        largest = backend.to_host(backend.asarray(backend.xp.max(array, axis=-1)))  # of a row with a NaN it is NaN
+        wrong = ~np.isfinite(largest)
+        if wrong.any():
+            row = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+            raise ValueError(
+                "minigrad.random.categorical: logits are numbers, or -inf for what is impossible, and at least one "
+                f"class of a row is possible; got {largest[row]} as the largest logit"
+                + (f" of row {', '.join(map(str, row))}" if row else "")
+            )
+    return drawn
 
 
 __all__ = ["bernoulli", "categorical", "generator", "normal", "uniform"]

@@ -426,18 +426,76 @@ class Tensor(Box):
         """The sum of products over this tensor's last axis and the second to last (or only) axis of the other."""
         return ops.dot(self, other)
 
-    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Any:
-        """The standard deviation along the axis: the root of the mean square deviation, over n - ddof elements."""
-        return ops.sqrt(ops.var(self, axis, keepdims, ddof))
+    def std(self, *args: Any, **options: Any) -> Any:
+        """The standard deviation along the axis: the root of the mean square deviation, over n - ddof elements.
+
+        Arguments in NumPy's order, (axis, dtype, out, ddof, keepdims); `out` is refused.
+        """
+        return REDUCTIONS["std"](self, *args, **options)
+
+
+# ---- NumPy's reductions --------------------------------------------------------------------------------------------
+
+
+def _std(a: Any, **options: Any) -> Any:
+    return ops.sqrt(ops.var(a, **options))
+
+
+def _reduction(name: str, reduce: Callable[..., Any], order: tuple[str, ...]) -> Callable[..., Any]:
+    """A reduction that takes its arguments in NumPy's order.
+
+    A bool in the second place is a `keepdims` in minigrad's own order, (axis, keepdims, ddof): it is no dtype. With a
+    dtype the elements are converted before they are reduced.
+    """
+
+    def reduction(a: Any, *args: Any, **options: Any) -> Any:
+        ours = len(args) > 1 and isinstance(args[1], bool)
+        given = dict(zip(("axis", "keepdims", "ddof") if ours else order, args, strict=False))
+        if len(given) < len(args) or given.keys() & options.keys():
+            raise TypeError(f"numpy.{name} takes {', '.join(order)}: got {len(args)} arguments besides {list(options)}")
+        options |= given
+        if options.pop("out", None) is not None:
+            raise TypeError(f"numpy.{name}(..., out=) with a Tensor would lose the gradient; leave out `out`")
+        unknown = options.keys() - set(order) - {"keepdims"}
+        if unknown:
+            raise TypeError(f"numpy.{name} with {', '.join(sorted(unknown))} has no minigrad op; it takes {order}")
+        if not isinstance(options.get("keepdims", False), bool | np.bool_ | int):
+            raise TypeError(f"numpy.{name}: keepdims is True or False, got {options['keepdims']!r}")
+        dtype = options.pop("dtype", None)
+        if dtype is None:
+            return reduce(a, **options)
+        if name in ("mean", "std", "var") and np.dtype(dtype).kind not in "fc":
+            raise TypeError(f"numpy.{name} with a Tensor is floating, got dtype {np.dtype(dtype)}")
+        out = reduce(ops.astype(a, dtype), **options)
+        return out if out.dtype == np.dtype(dtype) else ops.astype(out, dtype)  # small integers, which the sum widens
+
+    return reduction
+
+
+_AXIS = ("axis", "dtype", "out", "keepdims")
+
+REDUCTIONS: dict[str, Callable[..., Any]] = {
+    "argmax": _reduction("argmax", ops.argmax, ("axis", "out")),
+    "cumsum": _reduction("cumsum", ops.cumsum, ("axis", "dtype", "out")),
+    "max": _reduction("max", ops.max, ("axis", "out", "keepdims")),
+    "mean": _reduction("mean", ops.mean, _AXIS),
+    "min": _reduction("min", ops.min, ("axis", "out", "keepdims")),
+    "prod": _reduction("prod", ops.prod, _AXIS),
+    "std": _reduction("std", _std, ("axis", "dtype", "out", "ddof", "keepdims")),
+    "sum": _reduction("sum", ops.sum, _AXIS),
+    "var": _reduction("var", ops.var, ("axis", "dtype", "out", "ddof", "keepdims")),
+}
+"""NumPy's reductions, as Tensor's methods and as what NumPy's functions become."""
 
 
 def _method(name: str) -> Callable[..., Any]:
-    fn = ops.PUBLIC[name]
+    fn = REDUCTIONS.get(name, ops.PUBLIC[name])
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         return fn(self, *args, **kwargs)
 
-    method.__name__, method.__doc__ = name, f"`minigrad.{name}` of this tensor."
+    order = "; further arguments in NumPy's order" if name in REDUCTIONS else ""
+    method.__name__, method.__doc__ = name, f"`minigrad.{name}` of this tensor{order}."
     return method
 
 
@@ -636,8 +694,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 def np_function(name: str, options: dict[str, Any]) -> Callable[..., Any]:
     """The reduction behind a ufunc's `reduce`, whose axis is 0 by default."""
     options.setdefault("axis", 0)
-    reduction = {"add": ops.sum, "multiply": ops.prod, "maximum": ops.max, "minimum": ops.min}
-    return reduction[name.partition(".")[0]]
+    reduction = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min"}
+    return REDUCTIONS[reduction[name.partition(".")[0]]]
 
 
 __all__ = ["Tensor", "arange", "asarray", "cotangent_for", "full", "ones", "tensor", "zeros"]

@@ -9,9 +9,12 @@ the function, they give Tensors.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import numbers
+import operator
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from minigrad import tape, tree
 from minigrad.backend import backend_of
 from minigrad.hold import hold
-from minigrad.ops.op import Primitive, as_value, is_abstract, unbroadcast, zeros_like
+from minigrad.ops.op import Primitive, as_value, complex_numbers, is_abstract, unbroadcast, zeros_like
 from minigrad.ops.shape import copy_, reshape, stack
 from minigrad.tape import Array, Leaf, Record, Value, constant, next_number, scoped
 from minigrad.tensor import Tensor, cotangent_for
@@ -464,8 +467,13 @@ class _Checkpoint:
         self.captured: list[Any] = []  # the records that f reaches without being given them: its closure's tensors
         self.context = contextvars.copy_context()  # f draws the same random numbers again
 
-    def _walk(self, values: Sequence[Value], carried: Sequence[Value | None]) -> tuple[_Trace, Walk]:
-        """Run the function again, and get ready to walk from or to its inputs and captured tensors."""
+    def _walk(
+        self, outs: Sequence[Array], values: Sequence[Value], carried: Sequence[Value | None]
+    ) -> tuple[_Trace, Walk]:
+        """Run the function again, and get ready to walk from or to its inputs and captured tensors.
+
+        `outs` are the results of its first run.
+        """
         count = len(values) - len(self.captured)
         for record, value in zip(self.captured, values[count:], strict=True):
             if record.out is not constant(value):
@@ -486,11 +494,12 @@ class _Checkpoint:
         reach = reachable([out.record for out in trace.outputs], since, targets)
         if reach.older or reach.leaves:
             raise RuntimeError("a checkpointed function used other tensors when it ran again: it must be pure")
+        _demand_the_same(outs, trace)
         boxed = any(isinstance(value, Tensor) for value in [*values, *carried])
         return trace, Walk(reach.order, targets, boxed, needed=dependent(reach.order, targets))
 
     def pull(self, g: Value, out: Value, values: Sequence[Value], static: dict[str, Any], wanted: Sequence[Any]) -> Any:
-        trace, walk = self._walk(values, list(g.values()))
+        trace, walk = self._walk(out, values, list(g.values()))
         roots = [
             (result.record, g[place])
             for place, result in enumerate(trace.outputs)
@@ -502,7 +511,7 @@ class _Checkpoint:
         ]
 
     def push(self, tangents: Sequence[Any], out: Value, values: Sequence[Value], static: dict[str, Any]) -> Value:
-        trace, walk = self._walk(values, tangents)
+        trace, walk = self._walk(out, values, tangents)
         seeds = [zeros_like(value) if t is None else t for t, value in zip(tangents, values, strict=True)]
         pushed = walk.push_forward(seeds, [result.record for result in trace.outputs])
         return {place: tangent for place, tangent in enumerate(pushed) if tangent is not None}
@@ -514,11 +523,71 @@ def _traced_quietly(f: Fn, values: Sequence[Value]) -> _Trace:
         return _Trace(f, values, range(len(values)))
 
 
+ROUNDINGS = 64
+"""How many roundings of the largest element two runs may differ by: not every machine rounds alike twice."""
+
+
+def _demand_the_same(first: Sequence[Array], trace: _Trace) -> None:
+    """Raise RuntimeError unless a checkpointed function's second run, the trace, gave the numbers of its first run.
+
+    Waits for the device once. In a body that is being traced there are no numbers to compare.
+    """
+    again = [out.array for out in trace.outputs]
+    form = [(array.dtype, tuple(array.shape)) for array in first]
+    if form != [(array.dtype, tuple(array.shape)) for array in again]:
+        raise RuntimeError("a checkpointed function gave other shapes or dtypes when it ran again: it must be pure")
+    known = [i for i, pair in enumerate(zip(first, again, strict=True)) if not any(map(is_abstract, pair))]
+    with np.errstate(all="ignore"):
+        same = [_equal(first[i], again[i]).all() for i in known]
+        if not same or bool(functools.reduce(operator.and_, same)):
+            return
+        unlike = [i for i, alike in zip(known, same, strict=True) if not bool(alike)]
+        different = [i for i in unlike if not _rounded_alike(first[i], again[i])]
+    if different:
+        path = list(trace.structure.paths())[different[0]]
+        raise RuntimeError(
+            f"a checkpointed function gave other numbers when it ran again, in result{path}: gradients would be wrong. "
+            "It must be pure: draw with minigrad.random, and do not change what it uses (an array, a number of its "
+            "closure) between forward and backward"
+        )
+
+
+def _equal(a: Array, b: Array) -> Array:
+    """Where two arrays have the same numbers, NaN being the same as NaN."""
+    return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124  # of every dtype; integers have no isnan everywhere
+
+
+def _rounded_alike(a: Array, b: Array) -> bool:
+    """Whether two arrays differ by roundings alone, as sums do that a library adds up in another order."""
+    same = _equal(a, b)
+    if a.dtype.kind in "fc":
+        xp = backend_of(a).xp
+        largest = xp.where(xp.isfinite(a), xp.abs(a), 0).max()
+        same = same | (xp.abs(a - b) <= ROUNDINGS * float(np.finfo(a.dtype).eps) * largest)
+    return bool(same.all())
+
+
+def _constants(records: Sequence[Record]) -> list[weakref.ref[Any]]:
+    """Weak references to the arrays that records were given as constants, and to what those are views of."""
+    found = {}
+    for record in records:
+        for value, parent in zip(record.values, record.parents, strict=True):
+            array = value if parent is None else None
+            while array is not None and id(array) not in found:
+                with contextlib.suppress(TypeError):  # a number, or an array that is never read-only
+                    found[id(array)] = weakref.ref(array)
+                base = getattr(array, "base", None)
+                array = base if base.__class__ is array.__class__ else None
+    return list(found.values())
+
+
 def checkpoint(f: Fn) -> Fn:
     """f, but remembering only its inputs: what is between is computed again when a gradient is wanted.
 
     Less memory for one more run of f. f must be pure; it may use tensors of its closure. Works at every order.
-    Source: Griewank and Walther, Algorithm 799 (2000), with one level.
+    RuntimeError in backward where f gives other numbers than before (beyond 64 roundings of an array's largest
+    element: not every library adds up in one order twice); NumPy arrays that f uses are read-only until then. TypeError
+    where f gives complex numbers. Source: Griewank and Walther, Algorithm 799 (2000), with one level.
 
     >>> import minigrad as mg
     >>> mg.grad(mg.checkpoint(lambda x: mg.tanh(mg.tanh(x))))(0.0)
@@ -554,14 +623,20 @@ def checkpoint(f: Fn) -> Fn:
         parents = [value.record if isinstance(value, Tensor) else None for value in inputs] + op.captured
         if not any(parents):
             return trace.result()
+        if any(out.dtype.kind == "c" and out.record is not None for out in trace.outputs):
+            raise complex_numbers("checkpoint")
+        result, outs = trace.structure, tuple(out.array for out in trace.outputs)
+        depends = [out.record is not None for out in trace.outputs]
+        constants = _constants(reach.order)
+        del trace, reach  # what f made itself goes with them; other constants are somebody else's, who may write
         values = [constant(value) for value in inputs] + [record.out for record in op.captured]
-        held = [hold((value,), backend_of(value)) for value in values]
-        record = recorder(op, values, parents, {}, tuple(out.array for out in trace.outputs), held)
-        picked = tape.unbundle(record)
-        for place, out in enumerate(trace.outputs):
-            if out.record is None:
-                picked[place] = Tensor(out.array)  # it depends on nothing, so it stays a constant
-        return trace.structure.build(picked)
+        used = [*values, *(array for array in [weak() for weak in constants] if array is not None)]
+        held = [hold((array,), backend_of(array)) for array in used]
+        picked = tape.unbundle(recorder(op, values, parents, {}, outs, held))
+        for place, out in enumerate(outs):
+            if not depends[place]:
+                picked[place] = Tensor(out)  # it stays a constant
+        return result.build(picked)
 
     return checkpointed
 

@@ -128,7 +128,12 @@ def concatenate(g, out, *arrays, axis):
 
 
 def split(g, out, x, where, axis):
-    return np.concatenate(g, axis=axis)
+    if isinstance(where, int):
+        return np.concatenate(g, axis=axis)
+    grad = np.zeros_like(x)  # cuts in any order give pieces that overlap
+    for piece, first, last in zip(g, [0, *where], [*where, None], strict=True):
+        np.moveaxis(grad, axis, 0)[first:last] += np.moveaxis(piece, axis, 0)
+    return grad
 
 
 def broadcast_to(g, out, x, shape):

@@ -5,7 +5,14 @@ import pytest
 
 import minigrad as mg
 from minigrad.ops.op import elementwise, primitive
-from minigrad.testing import GradientError, NondeterministicError, NondifferentiableError, check_grads
+from minigrad.testing import (
+    GradientError,
+    NondeterministicError,
+    NondifferentiableError,
+    check_grads,
+    check_linear,
+    check_vjp,
+)
 
 X = np.array([0.25, -1.5, 0.75])
 Y = np.array([1.1, 0.6, -0.9])
@@ -111,6 +118,48 @@ def test_bad_input():
         check_grads(mg.sum, np.array([1, 2]))
     with pytest.raises(GradientError, match="returned no floating-point array"):
         check_grads(mg.argmax, X)
+
+
+class Foreign:
+    """An array of a library whose dtypes are its own, as PyTorch's are."""
+
+    def __init__(self, values):
+        self.values = np.asarray(values)
+        self.dtype = object()
+        self.shape = self.values.shape
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda: check_vjp(lambda x: x, Foreign(X), vjp=lambda g, out, x: g),
+        lambda: check_vjp(lambda x: Foreign(2 * x), X, vjp=lambda g, out, x: 2 * g),
+        lambda: check_vjp(lambda x: (x, [Foreign(x)]), X, vjp=lambda g, out, x: g),
+        lambda: check_linear(lambda x: x, Foreign(X), vjp=lambda g, out, x: g),
+        lambda: check_grads(mg.tanh, Foreign(X)),
+    ],
+    ids=["argument", "result", "in a result", "check_linear", "check_grads"],
+)
+def test_an_array_of_another_library_is_refused_and_the_way_to_write_it_named(check):
+    with pytest.raises(TypeError, match=r"NumPy arrays, and got a \w+\.Foreign.*docs/adapters.md"):
+        check()
+
+
+def doubled_rule(size):
+    """`size * x` with a rule that is wrong by a factor of 2."""
+    return mg.custom_op(
+        lambda x: size * x, vjp=lambda g, out, x: (2 * size * g,), jvp=lambda ts, out, x: 2 * size * ts[0]
+    )
+
+
+def test_small_derivatives_are_compared_absolutely():
+    """As the docstring says: the tolerance ends at 1e-8 / 128; a larger function shows what lies below."""
+    wrong = doubled_rule(1e-12)
+    assert check_grads(wrong, X).ok
+    with pytest.raises(GradientError, match="derivative of f"):
+        check_grads(lambda x: 1e12 * wrong(x), X)
+    with pytest.raises(GradientError, match="derivative of"):
+        check_grads(doubled_rule(1e-9), X)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

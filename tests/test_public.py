@@ -68,6 +68,15 @@ def test_a_name_of_a_public_module_is_documented_with_an_example(name, item):
     assert doctest.DocTestParser().get_examples(text), f"the docstring of {name} shows no example"
 
 
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_what_a_module_imports_is_not_among_its_names(module):
+    assert len(set(module.__all__)) == len(module.__all__)
+    items = [getattr(module, name) for name in module.__all__]
+    made = [item for item in items if inspect.isroutine(item) or inspect.isclass(item)]
+    assert made
+    assert [item for item in made if not item.__module__.startswith(module.__name__)] == []
+
+
 @pytest.mark.parametrize("name", [name for name in vars(mg.Tensor) if not name.startswith("_")])
 def test_a_method_of_tensor_is_documented(name):
     assert inspect.getdoc(getattr(mg.Tensor, name))

@@ -229,3 +229,37 @@ def test_a_seed_is_an_integer(seed):
 def test_a_probability_lies_between_0_and_1(p):
     with pytest.raises(ValueError, match="between 0 and 1"):
         random.bernoulli(2, 0, p=p)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "strict"])
+@pytest.mark.parametrize(
+    ("logits", "got"),
+    [
+        ([0.0, np.nan], "nan as the largest logit$"),
+        ([np.inf, 0.0], "inf as the largest logit$"),
+        ([-np.inf, -np.inf], "-inf as the largest logit$"),
+        ([[0.0, 1.0], [-np.inf, -np.inf]], "-inf as the largest logit of row 1$"),
+        ([[[0.0, 1.0], [-np.inf, np.nan]], [[0.0, 1.0], [0.0, np.inf]]], "nan as the largest logit of row 0, 1$"),
+    ],
+)
+def test_logits_that_are_no_distribution_are_refused(logits, got, backend):
+    """An argmax would always take the NaN, and class 0 where all are impossible."""
+    with mg.use_backend(backend), pytest.raises(ValueError, match=f"logits are numbers, or -inf.*{got}"):
+        random.categorical(mg.tensor(logits), 0)
+
+
+def test_categorical_of_integers_and_of_no_rows():
+    assert random.categorical([0, 1000], 0) == 1
+    assert random.categorical(np.zeros((0, 3)), 0).shape == (0,)
+
+
+def test_a_trace_cannot_refuse_logits():
+    """As the docstring says: there is nothing to see while a scan's body is traced; unrolled, there is."""
+    logits = np.array([[0.0, np.nan], [-np.inf, -np.inf]])
+
+    def draw(unroll):
+        return mg.scan(lambda s, x: (s, random.categorical(x, 7)), logits, 0.0, has_output=True, unroll=unroll)[1]
+
+    assert draw(unroll=False).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="nan as the largest logit"):
+        draw(unroll=True)

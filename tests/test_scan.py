@@ -1801,7 +1801,7 @@ def test_how_often_the_host_waits(unroll, lengths, checkpoint):
                 example.body(weights), elems, init, has_output=True, lengths=n, unroll=unroll, checkpoint=checkpoint
             )
             loss = outputs["h"].sum()
-        chunks = 2 if checkpoint is not None and unroll else 0  # each is a walk of its own
+        chunks = 4 if checkpoint is not None and unroll else 0  # two, each with a walk and a look at what it gave again
         with fake_cupy.expect_syncs(1 + chunks):
             loss.backward()
 

@@ -1027,13 +1027,97 @@ def test_a_keyword_that_minigrad_lacks_is_named():
     for call in (
         lambda: np.sum(t, where=np.array([True, False])),
         lambda: np.sum(t, initial=5.0),
-        lambda: np.sum(t, dtype="float32"),
+        lambda: np.max(t, dtype="float32"),
+        lambda: t.var(mean=1.0),
         lambda: np.pad(t, 1, mode="edge"),
         lambda: np.linalg.norm(t, ord=1),
         lambda: np.reshape(t, (2, 1), order="F"),
     ):
-        with pytest.raises(TypeError, match="where|initial|dtype|mode|ord"):
+        with pytest.raises(TypeError, match="where|initial|dtype|mean|mode|ord"):
             call()
+
+
+REDUCED = {
+    name: [(0,), (1, None), (0, np.float32), (None, "float32"), *more]
+    for name, more in {
+        "sum": [(0, None, None, True), (1, np.int32), ((0, 1), "float64", None, True)],
+        "prod": [(0, None, None, True), (1, np.int16)],
+        "mean": [(0, np.float32, None, True)],
+        "var": [(0, None, None, 1), (0, "float32", None, 1, True)],
+        "std": [(0, None, None, 1), (0, "float32", None, 1, True)],
+        "cumsum": [(0, np.float32, None), (1, np.int16)],
+    }.items()
+} | {"max": [(0,), (0, None), (1, None, True)], "min": [(0, None, True)], "argmax": [(0,), (1, None)]}
+
+
+@pytest.mark.parametrize(("name", "args"), [(name, args) for name, calls in REDUCED.items() for args in calls])
+def test_reductions_take_numpys_arguments_in_numpys_order(name, args):
+    """(axis, dtype, out, keepdims), as methods and as functions."""
+    a = np.array([[1.5, -2.0, 3.0], [0.5, 4.0, 2.5]])
+    t = leaf(a)
+    expected = getattr(a, name)(*args)
+    for out in (getattr(t, name)(*args), getattr(np, name)(t, *args), getattr(np, name)(t, *args[:1], None, *args[2:])):
+        assert isinstance(out, mg.Tensor)
+        assert out.shape == np.shape(expected)
+    for out in (getattr(t, name)(*args), getattr(np, name)(t, *args)):
+        assert out.dtype == expected.dtype
+        np.testing.assert_allclose(out.data, expected, rtol=1e-6 if out.dtype == np.float32 else 1e-15)
+
+
+def test_a_reduction_in_another_dtype_gives_its_gradient_in_the_old_one():
+    for reduce in (lambda t: t.prod(0, np.float64), lambda t: np.prod(t, axis=0, dtype="float64")):
+        t = leaf(np.array([[0.5, 3.0], [2.0, 4.0]], "float32"))
+        out = reduce(t)
+        assert (out.dtype, out.shape) == (np.float64, (2,))
+        out.backward([1.0, 10.0])
+        assert t.grad.dtype == np.float32
+        assert t.grad.tolist() == [[2.0, 40.0], [0.5, 30.0]]
+    total = np.add.reduce(leaf([[1.0, 2.0]]), 1, "float32", None, True)
+    assert (total.dtype, total.data.tolist()) == (np.float32, [[3.0]])
+
+
+def test_a_bool_in_the_place_of_the_dtype_is_keepdims():
+    """minigrad's own order, (axis, keepdims, ddof): no dtype is a bool."""
+    t = leaf([[1.0, 4.0]])
+    assert t.sum(1, True).data.tolist() == np.sum(t, 1, True).data.tolist() == [[5.0]]
+    assert t.max(1, True).data.tolist() == [[4.0]]
+    assert t.var(1, True, 1).data.tolist() == [[4.5]]
+    assert t.std(1, False).data.tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.sum(0, None, np.zeros(())), "out"),
+        (lambda t: np.sum(t, 0, None, np.zeros(())), "out"),
+        (lambda t: t.max(0, np.float64), "out"),
+        (lambda t: np.std(t, 0, None, np.zeros(())), "out"),
+        (lambda t: t.prod(0, None, None, np.float64), "keepdims is True or False, got <class 'numpy.float64'>"),
+        (lambda t: t.sum(keepdims="yes"), "keepdims is True or False, got 'yes'"),
+        (lambda t: t.sum(0, "no dtype"), "no dtype"),
+        (lambda t: t.sum(0, 3), "3.*data type"),
+        (lambda t: t.mean(0, int), "mean with a Tensor is floating, got dtype int64"),
+        (lambda t: np.var(t, 0, np.int32), "var with a Tensor is floating, got dtype int32"),
+        (lambda t: t.sum(0, axis=0), "sum takes axis, dtype, out, keepdims"),
+        (lambda t: t.sum(0, None, None, True, 1.0), "sum takes axis, dtype, out, keepdims"),
+        (lambda t: t.var(0, None, None, 0, True, 1.0), "var takes axis, dtype, out, ddof, keepdims"),
+    ],
+)
+def test_wrong_arguments_of_a_reduction_are_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(leaf([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_a_reduction_in_another_dtype_in_a_scan(unroll):
+    def body(state, x):
+        return state + np.sum(x, 0, "float64") + x.prod(0, np.float64)
+
+    xs = leaf(np.array([[1.0, 2.0], [3.0, 4.0]], "float32"))
+    out = mg.scan(body, xs, mg.tensor(0.0), unroll=unroll)[-1]
+    assert out.data == 3 + 2 + 7 + 12
+    out.backward()
+    assert xs.grad.tolist() == [[3.0, 2.0], [5.0, 4.0]]
 
 
 def test_an_array_s_own_method_cannot_see_the_tensor():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import random
+from minigrad import random, transforms
+from minigrad.testing import fake_cupy
 
 
 def reverse(f):
@@ -819,6 +821,42 @@ def test_complex_numbers_are_refused_where_a_gradient_would_be_lost():
             mg.grad(f)(x)
 
 
+def turned(x):
+    return {"turned": x * 1j}
+
+
+@pytest.mark.parametrize("along", ["grad", "jvp", "backward"])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: mg.checkpoint(turned)(x)["turned"],
+        mg.checkpoint(lambda x: mg.matmul(mg.reshape(x, 1), np.array([1j]))),
+        mg.custom_op(lambda x: x * 1j, vjp=lambda g, out, x: (g,), jvp=lambda ts, out, x: ts[0]),
+    ],
+    ids=["checkpoint of a tree", "checkpoint", "custom op"],
+)
+def test_complex_results_of_a_function_are_refused_where_a_gradient_would_be_lost(f, along):
+    """They are no constants: |ia| has the derivative 1."""
+    loss = lambda x: mg.abs(f(x)).sum()  # noqa: E731
+    assert loss(2.0) == 2.0
+    ways = {
+        "grad": lambda: mg.grad(loss)(2.0),
+        "jvp": lambda: mg.jvp(loss, (2.0,), (1.0,)),
+        "backward": lambda: loss(mg.tensor(2.0, requires_grad=True)).backward(),
+    }
+    with pytest.raises(TypeError, match="complex"):
+        ways[along]()
+
+
+def test_complex_numbers_that_depend_on_nothing_pass_through_a_checkpoint():
+    f = mg.checkpoint(lambda x: (x * x, np.array(2.0) * 1j))
+    assert f(2.0)[1] == 2j
+    x = mg.tensor(3.0, requires_grad=True)
+    square, constant = f(x)
+    square.backward()
+    assert (x.grad, constant.data) == (6.0, 2j)
+
+
 # ---- checkpoint ----------------------------------------------------------------------------------------------------
 
 
@@ -961,6 +999,130 @@ def test_an_impure_checkpoint_is_noticed():
     y = mg.checkpoint(lambda x: x * ws[next(calls)])(mg.tensor([3.0], requires_grad=True))
     with pytest.raises(RuntimeError, match="pure"):
         y.backward()
+
+
+IMPURE = {
+    "a number of its closure": lambda x, box, rng: x * box["k"],
+    "an array that it reads itself": lambda x, box, rng: x * (box["array"] * 2),
+    "a generator": lambda x, box, rng: x * rng.random(),
+    "an integer": lambda x, box, rng: (x * 1.0, np.array(box["k"])),
+    "beside nothing": lambda x, box, rng: (x * box["k"], x[:0]),
+    "a constant": lambda x, box, rng: (x * 1.0, np.array([1.0, box["k"]])),
+    "NaN": lambda x, box, rng: x * (0.0 if box["k"] == 1 else float("nan")),
+    "in float32": lambda x, box, rng: x.astype("float32") * (1.0 + 1e-5 * box["k"]),
+    "a small change": lambda x, box, rng: x * (1.0 + 1e-13 * box["k"]),
+}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "strict"])
+@pytest.mark.parametrize("name", IMPURE)
+def test_other_numbers_in_the_second_run_are_noticed(name, backend):
+    with mg.use_backend(backend):
+        box = {"k": 1, "array": mg.asarray([1.0, 2.0]).data}
+        rng = np.random.default_rng(0)
+        f = mg.checkpoint(lambda x: {"out": IMPURE[name](x, box, rng)})
+        x = mg.tensor([2.0, 3.0], requires_grad=True)
+        out = f(x)["out"]
+        total = (out[0] if isinstance(out, tuple) else out).sum()
+        box["k"], box["array"] = 100, box["array"] * 5
+        with pytest.raises(RuntimeError, match=r"other numbers when it ran again, in result\['out'\].*must be pure"):
+            total.backward()
+        assert x.grad is None
+
+
+@pytest.mark.parametrize("modes", [*MODES, *PAIRS])
+def test_other_numbers_are_noticed_in_every_mode(modes):
+    draws = itertools.count(1)
+    f = mg.checkpoint(lambda x: x * x * next(draws))
+    with pytest.raises(RuntimeError, match="other numbers"):
+        functools.reduce(lambda f, mode: MODES[mode](f), modes, f)(2.0)
+
+
+def test_the_result_that_changed_is_named():
+    draws = itertools.count()
+    f = mg.checkpoint(lambda x: (x * x, {"a": x, "b": [x * 2, x * next(draws)]}))
+    with pytest.raises(RuntimeError, match=r"in result\[1\]\['b'\]\[1\]:"):
+        mg.grad(lambda x: f(x)[0])(2.0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2), ()])
+def test_other_shapes_in_the_second_run_are_noticed(shape):
+    shapes = iter([(2,), shape])
+    f = mg.checkpoint(lambda x: x * np.ones(next(shapes)))
+    with pytest.raises(RuntimeError, match="other shapes"):
+        mg.grad(lambda x: f(x).sum())(2.0)
+
+
+def test_an_array_that_a_checkpoint_uses_is_read_only_until_backward():
+    """As without one. At x = 0 its results would not tell that the array has changed."""
+    x, k = mg.tensor([0.0, 2.0], requires_grad=True), np.array([[3.0, 4.0], [5.0, 6.0]])
+    row = k[0]
+    y = mg.checkpoint(lambda x: mg.tanh(x * row) + x * mg.asarray(k)[1])(x)
+    for array in (k, row):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 100.0
+    y.backward(np.ones(2))
+    assert x.grad[0] == 8.0
+    del y
+    k[0], row[0] = 1.0, 2.0
+    assert k[0].tolist() == [2.0, 1.0]
+
+
+def test_what_a_checkpointed_function_makes_itself_is_not_kept():
+    made = []
+
+    def f(x):
+        noise = np.arange(2.0)
+        made.append(weakref.ref(noise))
+        return x * noise + x[:1] * noise[1:]
+
+    y = mg.checkpoint(f)(mg.tensor([1.0, 2.0], requires_grad=True))
+    assert made[0]() is None
+    y.backward(np.ones(2))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e150])
+def test_another_order_of_a_sum_is_no_other_number(monkeypatch, scale):
+    """Not every library adds up in one order twice, and a gradient does not need it."""
+    values = np.random.default_rng(0).standard_normal((100, 8)) * scale
+
+    def gradient():
+        orders = iter([values, values[::-1]])
+
+        def f(x):
+            total = x * 0.0
+            for part in next(orders):
+                total = total + (part * x).sum()
+            return mg.stack([total, x * np.inf, x * np.nan, x * 0.0])
+
+        return mg.grad(lambda x: mg.checkpoint(f)(x)[0])(1.0)
+
+    assert gradient() == pytest.approx(values.sum(), rel=1e-12)
+    monkeypatch.setattr(transforms, "ROUNDINGS", 0)
+    with pytest.raises(RuntimeError, match="other numbers"):
+        gradient()
+
+
+def test_comparing_the_runs_of_a_checkpoint_waits_for_the_device_once():
+    with mg.use_backend("strict"):
+        x = mg.tensor([1.0, 2.0], requires_grad=True)
+        with fake_cupy.count_syncs() as plain:
+            (mg.tanh(x) * x).backward(mg.ones(2))
+        y = mg.checkpoint(lambda x: (mg.tanh(x) * x, x * x))(x)[0]
+        with fake_cupy.expect_syncs(len(plain) + 2):  # the comparison, and the walk inside looks for NaN
+            y.backward(mg.ones(2))
+
+
+def test_a_checkpoint_in_a_traced_body_has_no_numbers_to_compare():
+    f = mg.checkpoint(lambda h, x: mg.tanh(h * x))
+
+    def last(x, unroll):
+        return mg.scan(f, x, mg.tensor(0.5), unroll=unroll)[-1]
+
+    x = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(
+        mg.grad(lambda x: last(x, False))(x), mg.grad(lambda x: last(x, True))(x), rtol=1e-14
+    )  # fmt: skip
 
 
 def test_checkpoint_without_anything_to_differentiate():

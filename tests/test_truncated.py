@@ -374,8 +374,8 @@ def test_a_net_that_takes_steps_for_rows_is_refused(time_major):
     [
         (lambda outputs, state: outputs, TypeError, r"a net that gives \(outputs, state\), .* got a Tensor$"),
         (lambda outputs, state: (outputs, state, {}), TypeError, "without records, got a tuple of 3$"),
-        (lambda outputs, state: (outputs[:, -1], state), ValueError, r"\(B, T, ...\) = \(2, 2\), .* got \(2, 3\)$"),
-        (lambda outputs, state: (0.0, state), ValueError, r"\(B, T, ...\) = \(2, 2\), .* got \(\)$"),
+        (lambda outputs, state: (outputs[:, -1], state), ValueError, r"\(B, T, ...\) of the 2 steps .* got \(2, 3\)$"),
+        (lambda outputs, state: (0.0, state), ValueError, r"\(B, T, ...\) of the 2 steps .* got \(\)$"),
     ],
 )
 def test_a_net_that_gives_something_else_is_refused(change, error, message):

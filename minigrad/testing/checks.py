@@ -64,18 +64,22 @@ def check_vjp(
     """Check a vector-Jacobian product rule, of any framework, against finite differences.
 
     `f(*arrays)` returns an array, or nested tuples and lists of arrays. `vjp(g, out, *arrays)` returns one gradient for
-    each argument (None for one that is not floating point); it is given NumPy arrays, `g` of the structure of `out`.
+    each argument (None for one that is not floating point); both are given NumPy arrays, `g` of the structure of `out`.
+    A framework that takes its own arrays only is called in a function that converts: docs/adapters.md shows how.
     Floating-point arguments are taken as float64, since finite differences in float32 prove nothing; `argnums` chooses
     among them. The cotangent is drawn from `seed`, with mixed signs, unless one is given. Besides the values, to a
     relative `tol`, the check demands that the gradients have the shape and dtype of their arguments (in every one of
     `dtypes`), that the rule is linear in `g` (zero, doubled, negated), that it gives the same answer twice, and that
-    nobody writes into anybody's array. With `jvp` (see `check_jvp`), both rules must be each other's transpose.
+    nobody writes into anybody's array. Derivatives below 1/128 are compared absolutely, to `tol`/128, or a derivative
+    of zero could never pass: scale a function whose gradients are as small as that. With `jvp` (see `check_jvp`), both
+    rules must be each other's transpose.
 
     A function that gives two answers to one question is reported before anything is compared. Otherwise a failure is
     shown with the simplest numbers that fail in the same way, and says whether it depends on the values.
 
     Returns a `GradReport`. Raises `GradientError` (an `AssertionError`) where the rule is wrong,
-    `NondifferentiableError` where `f` has no derivative to compare with, and `NondeterministicError`.
+    `NondifferentiableError` where `f` has no derivative to compare with, and `NondeterministicError`. TypeError for
+    arrays without NumPy's dtypes, and where no argument is floating-point.
 
     >>> import numpy as np
     >>> from minigrad.testing import GradientError, check_vjp
@@ -191,7 +195,9 @@ def check_grads(
     a random direction (forward mode) are compared with differences of `f`, and with each other. At order 2 the same is
     done to the gradient and to the forward derivative as functions of the arguments and of what they are applied to,
     which gives all four mixtures of modes; and so on. Up to 64 elements each one is perturbed, beyond that, and at
-    higher orders, four random directions are.
+    higher orders, four random directions are. Agreement is to `tol`, relative to the largest element of a derivative;
+    derivatives below 1/128 are compared absolutely, to `tol`/128, or one of zero could never pass. So of gradients of
+    1e-12 nothing is seen: check a function of ordinary size, `lambda x: 1e12 * f(x)`.
 
     Returns a `GradReport`. Raises `GradientError`, `NondifferentiableError` where `f` has no derivative (a kink) and
     `NondeterministicError` where `f` draws random numbers that are not fixed by a seed. Raises TypeError where no leaf

@@ -53,8 +53,20 @@ class Estimate:
 
 
 def is_float(x: Any) -> bool:
-    """Say whether `x` (an array, a scalar or anything with a dtype) holds real floating-point numbers."""
-    return np.dtype(getattr(x, "dtype", None) or np.asarray(x).dtype).kind == "f"
+    """Say whether `x` (an array, a scalar or anything with NumPy's dtype) holds real floating-point numbers.
+
+    Raises TypeError for an array of a library that has dtypes of its own, such as PyTorch.
+    """
+    dtype = getattr(x, "dtype", None)
+    try:
+        return np.dtype(dtype or np.asarray(x).dtype).kind == "f"
+    except TypeError:
+        library = type(x).__module__.partition(".")[0]
+        raise TypeError(
+            f"minigrad.testing computes with NumPy arrays, and got a {library}.{type(x).__name__} of dtype {dtype}: "
+            "pass NumPy arrays, and let the function and its rule take and return them, such as "
+            "`lambda x: torch.tanh(torch.from_numpy(x)).numpy()`; docs/adapters.md shows both"
+        ) from None
 
 
 def leaves(out: Any) -> list[Any]:

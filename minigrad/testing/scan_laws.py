@@ -328,7 +328,9 @@ def _windows(trial: ScanTrial, k1: int, k2: int) -> Walk:
             final, outputs = trial.scan(part_of(xs, int(steps[0, 0]), int(steps[-1, 0]) + 1), initial_state)
             return outputs, final
 
-        numbers = np.arange(trial.steps)[:, None]
+        states = tree.flatten(init)[0]
+        rows = states[0].shape[0] if states and states[0].shape else 1
+        numbers = np.repeat(np.arange(trial.steps)[:, None], max(rows, 1), axis=1)
         windows = list(truncated(net, numbers, k1, k2, initial_state=init, time_major=True))
         return windows[-1].state, _joined([window.outputs for window in windows])
 

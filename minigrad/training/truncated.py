@@ -153,14 +153,14 @@ class _Pieces(NamedTuple):
 
     def _check_layout(self, outputs: Any, state: Any, steps: int) -> None:
         """ValueError where the net took steps for rows: its state has a row for each step then."""
-        shape = (steps, self.rows) if self.time_major else (self.rows, steps)
+        axis = 0 if self.time_major else 1
         for leaf in tree.flatten(outputs)[0]:
             got = tuple(getattr(leaf, "shape", ()))
-            if got[:2] != shape:
+            if got[axis : axis + 1] != (steps,):
                 layout = "(T, B, ...)" if self.time_major else "(B, T, ...)"
-                raise ValueError(f"truncated needs outputs {layout} = {shape}, of the steps that it gave, got {got}")
-        states = [tuple(getattr(leaf, "shape", ())) for leaf in tree.flatten(state)[0]]
-        if self.rows != steps and any(got[:1] == (steps,) for got in states):
+                raise ValueError(f"truncated needs outputs {layout} of the {steps} steps that it gave, got {got}")
+        rows = {tuple(getattr(leaf, "shape", ()))[:1] for leaf in tree.flatten(state)[0]}
+        if self.rows != steps and rows == {(steps,)}:
             raise ValueError(_other_layout(self.time_major))
 
     def cut(self, leaf: Any, steps: slice) -> Any:
