@@ -141,6 +141,27 @@ def test_what_is_close_with_lengths():
     same(lambda s, x: mg.where(np.isclose(x, X[0, 0, 0]), s + 1, s - x), X, np.zeros((2, 4)), lengths=[3, 1])
 
 
+@pytest.mark.parametrize("checkpoint", [None, 2])
+@pytest.mark.parametrize("wild", [np.nan, np.inf, 1.0])
+def test_what_is_not_finite_where_rows_are_one_with_another_axis(wild, checkpoint):
+    """A gradient is taken again with care then, in which no buffer would have the shape of what that asks."""
+    xs = np.random.default_rng(2).normal(size=(4, 3, 2))
+    xs[0, 0, 0] = wild
+    spread, results = np.random.default_rng(3).normal(size=(2, 2)), []
+    for unroll in (False, True):
+        weight = mg.tensor(np.random.default_rng(4).normal(size=(2, 2)), requires_grad=True)
+        x, h = mg.tensor(xs, requires_grad=True), mg.tensor(np.ones((3, 2)), requires_grad=True)
+
+        def step(h, x, weight=weight):
+            return mg.tanh(x + ((h[:, None, :] * spread) @ mg.copy(weight)).sum(1))
+
+        states = mg.scan(step, x, h, lengths=[4, 2, 3], unroll=unroll, checkpoint=checkpoint)
+        states.sum().backward()
+        results.append([states.data, weight.grad, h.grad, x.grad])
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
 # ---- a user's op ---------------------------------------------------------------------------------------------------
 
 

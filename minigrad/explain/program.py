@@ -109,6 +109,7 @@ def program(
     training = scan.training(wanted)
     given = [i for i, stacked in enumerate(scan.body.stacked) if stacked.dtype.kind == "f"]
     _, backward = scan.backward(training, wanted, given)
+    assert backward is not None  # noqa: S101  # without care there always is one
     return Listing(_part(training.program), _part(backward))
 
 

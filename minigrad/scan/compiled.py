@@ -13,7 +13,7 @@ from minigrad.ops.indexing import getitem_
 from minigrad.ops.op import zeros_like
 from minigrad.scan import rewrite
 from minigrad.scan.differentiate import Derivative, differentiate, push_forward
-from minigrad.scan.distribute import is_view, once_nodes
+from minigrad.scan.distribute import MergedRowsError, is_view, once_nodes
 from minigrad.scan.emit import Kept, emit
 from minigrad.scan.interpret import interpret, uses
 from minigrad.scan.program import Frame, Program
@@ -41,7 +41,7 @@ class Training(NamedTuple):
     program: Program
     residuals: list[Symbol]
     once: set[Symbol]
-    backward: dict[Any, tuple[Derivative, Program]]
+    backward: dict[Any, tuple[Derivative, Program | None]]
 
     @property
     def kept(self) -> Sequence[Kept]:
@@ -152,10 +152,10 @@ class CompiledScan:
 
     def backward(
         self, training: Training, wanted: Places, given: Sequence[int], spending: bool = True
-    ) -> tuple[Derivative, Program]:
+    ) -> tuple[Derivative, Program | None]:
         """The program of the gradients at `wanted` from the cotangents of the stacked results at `given`.
 
-        If it is `spending`, it may write over what the forward run kept.
+        If it is `spending`, it may write over what the forward run kept. None: packed rows have no such program.
         """
         key = (wanted, tuple(given), careful.get(), spending)
         with self._lock:
@@ -175,7 +175,10 @@ class CompiledScan:
                     alignment = self._derived(flags, len(given), derivative)
                 kept = [(leaf, at) for leaf, at in zip(training.residuals, training.kept, strict=True) if at.lasting]
                 lent, spent = [leaf for leaf, _ in kept], [leaf for leaf, at in kept if spending and at.alone]
-                program = self._program(whole, wishes, not self.reverse, "backward", alignment, lent, spent)
+                try:
+                    program = self._program(whole, wishes, not self.reverse, "backward", alignment, lent, spent)
+                except MergedRowsError:
+                    program = None
                 found = training.backward[key] = (derivative, program)
             return found
 
@@ -347,6 +350,9 @@ class CompiledScan:
         given = [i for i in range(len(body.stacked)) if count + i in g]
         spending = last_walk.get() or isinstance(saved, Checkpoints)
         derivative, program = self.backward(training, wanted, given, spending)
+        if program is None:
+            assert rows is not None  # noqa: S101  # of packed ones
+            return self._pull_masked(g, arrays, rows, wanted)
         lent = program.source.lent
         carry = [g[i] if i in g else zeros_like(arrays[i]) for i in derivative.active]
         first = count + len(body.stacked)

@@ -180,6 +180,26 @@ class Packing(NamedTuple):
     of_rows: set[Symbol]  # what has rows, or is another view of what has some
 
 
+class MergedRowsError(ValueError):
+    """A body over packed rows that has no program: in it, rows that are one axis with another are computed with."""
+
+
+def refuse_merged_rows(order: Sequence[Symbol], rows: Packing) -> None:
+    """Raise MergedRowsError where an op works element by element on rows that are one with another axis.
+
+    No buffer has the shape of its result. Ordinary gradients have no such op; those taken with care may, which ask
+    whether the factors of a product are finite.
+    """
+    merged: set[Symbol] = set()
+    for node in order:
+        if node in rows.aligned:
+            continue
+        if node in rows.of_rows and (node.op is reshape_ or node.inputs[0] in merged):
+            merged.add(node)
+        elif is_elementwise(node.op) and not merged.isdisjoint(node.inputs):
+            raise MergedRowsError
+
+
 def _merged_for_steps(order: Sequence[Symbol], rows: Packing) -> set[Symbol]:
     """Copies in which rows and another axis are one, and which something else reads than a sum over all steps."""
     copies = [node for node in order if node.op is reshape_ and not is_view(node)]

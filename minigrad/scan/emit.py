@@ -17,14 +17,14 @@ import numpy as np
 
 from minigrad.scan.calls import Calls
 from minigrad.scan.canonical import canonical, frozen_states, with_copies_of_states
-from minigrad.scan.distribute import Packing, Stage, distribute, is_view
+from minigrad.scan.distribute import Packing, Stage, distribute, is_view, refuse_merged_rows
 from minigrad.scan.plan import Plan
 from minigrad.scan.rows import Alignment
 from minigrad.scan.sums import final_expression
 from minigrad.scan.symbol import CONSTANT, Symbol
 from minigrad.scan.text import tuple_of
 from minigrad.scan.timeloop import TimeLoop
-from minigrad.scan.trace import Body
+from minigrad.scan.trace import Body, order_of
 from minigrad.scan.verify import verify
 
 TITLES = {"once": "the same for all steps", "batch": "all steps at once", "final": "after the last step"}
@@ -80,6 +80,7 @@ def emit(
     packing: Packing | None = None
     if alignment is not None:
         body, wanted, packing = with_copies_of_states(body, wanted, alignment)
+        refuse_merged_rows(order_of(body.results, body.leaves), packing)
     once = [*body.captured, *frozen_states(body)]
     plan = Plan(body, distribute(body, once, packing), wanted, packing, spent)
     verify(plan)
