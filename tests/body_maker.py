@@ -20,6 +20,7 @@ from scan_oracle import as_array
 
 ROWS = 7  # stands for the number of rows while a body is made; no other axis has this size
 LARGEST = 6  # of any other axis
+WIDE = 8  # but for this: rows of 64 bytes, in which NumPy has fast ways of its own
 
 # ---- a body --------------------------------------------------------------------------------------------------------
 
@@ -195,7 +196,7 @@ class Maker:
         """The form of a line's value, and whether it is large; ImpossibleError if it is no line for a body."""
         values = {rows: evaluated(line, example) for rows, example in self.examples.items()}
         shape, kind = values[ROWS].shape, values[ROWS].dtype.kind
-        sound = len(shape) <= 4 and all(1 <= n <= LARGEST or n == ROWS for n in shape)
+        sound = len(shape) <= 4 and all(1 <= n <= LARGEST or n in (WIDE, ROWS) for n in shape)
         sound &= all(value.shape == sized(shape, rows) for rows, value in values.items())
         sound &= all(value.dtype in (np.float64, np.int64, bool) for value in values.values())
         rows = any(self.made[arg].rows for arg in line.args)
@@ -246,9 +247,14 @@ class Maker:
         a = self.ranked(1)
         shape = self.made[a].shape
         n, m = shape[-1], self.rng.choice((*self.widths, 1, 4))
-        which = self.rng.randrange(9)
+        which = self.rng.randrange(10)
         if which < 3:
             return self.add("{0} @ {1}", a, self.captured(n, m))
+        if which == 9:
+            column = self.rng.randrange(WIDE)
+            form = self.rng.choice(("-{0}[..., {1}:{2}]", "1.0 - {0}[..., {1}:{2}] ** 2"))
+            wide = self.add("{0} @ {1}", a, self.captured(n, WIDE))
+            return self.add("{0} @ {1}", self.add(form.format("{0}", column, column + 1), wide), self.captured(1, m))
         if which == 3:
             return self.add("{0} @ {1}.T", a, self.captured(m, n))
         if which == 4:
@@ -375,7 +381,16 @@ class Maker:
         return self.add("{0} + 1" if self.rng.random() < 0.5 else "{0} * 0.1", i)
 
     def masked(self) -> str:
-        """Booleans as values."""
+        """Booleans as values, and as factors."""
+        if self.rng.random() < 0.3:
+            a, b = (self.pick(lambda leaf: leaf.kind in "bi") for _ in "ab")
+            forms = (
+                "{0} * {1} + {0} * {2}",
+                "{0} * {1} - {0} * {2}",
+                "{0} * {1} * {2}",
+                "mg.sigmoid({0} + ({1} + {2}))",
+            )
+            return self.add(self.rng.choice(forms), self.pick(), a, b)
         if self.rng.random() < 0.5:
             return self.add(self.rng.choice(("{0} > 0.113", "{0} <= {1}")), self.pick(), self.pick())
         flag = self.pick(lambda leaf: leaf.kind == "b")
