@@ -352,3 +352,8 @@ def test_a_broadcast_float16_gets_the_sum_of_its_gradients():
     bias = mg.tensor(np.zeros(1, "float16"), requires_grad=True)
     (np.ones((5000, 1), "float16") + bias).sum().backward()
     assert bias.grad.tolist() == [5000.0]
+
+
+def test_a_dtype_is_not_taken_for_keepdims():
+    with pytest.raises(TypeError, match="prod: keepdims is True or False"):
+        mg.prod(np.ones((2, 3)), 0, np.float64)

@@ -189,6 +189,8 @@ def prod(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Any:
     array([2., 0.])
     """
     x = as_value("prod", x)
+    if keepdims not in (True, False):  # NumPy has the dtype in third place
+        raise TypeError(f"minigrad.prod: keepdims is True or False, got {keepdims!r}; for a dtype, astype first")
     if x.dtype.char == HALF:
         return widened(prod, x, axis, keepdims)
     axes = axes_of("prod", axis, len(x.shape))
