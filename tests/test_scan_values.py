@@ -300,12 +300,37 @@ def test_sums_and_products_of_other_dtypes(name):
 
 
 @pytest.mark.parametrize("lengths", [None, [5, 2, 3]])
-def test_one_column_turns_its_sign_in_place(lengths):
-    """NumPy's negative gives other numbers there, where rows are 64 bytes long."""
+def test_one_column_turns_its_sign(lengths):
+    """In place, or on the way into a concatenation: NumPy's negative gives other numbers where rows are 64 bytes."""
     wide, back = DRAWN.normal(size=(2, 8)), DRAWN.normal(size=(1, 2))
-    xs = DRAWN.normal(size=(5, 3, 2))
-    same(lambda h, x: (mg.tanh(h + x), -(x @ wide)[:, 7:8] @ back), xs, START, has_output=True, lengths=lengths)
-    same(lambda h, x: mg.tanh(h + x - (-(h @ wide)[:, 7:8]) @ back), xs, START, lengths=lengths)
+    xs, options = DRAWN.normal(size=(5, 3, 2)), {"has_output": True, "lengths": lengths}
+    same(lambda h, x: (mg.tanh(h + x), -(x @ wide)[:, 7:8] @ back), xs, START, **options)
+    same(lambda h, x: (mg.tanh(h + x - (-(h @ wide)[:, 7:8]) @ back), x), xs, START, **options)
+    same(
+        lambda h, x: (mg.tanh(h + x), mg.concatenate([-(h @ wide)[:, :1], x], 1) @ wide[:1].T[:3]), xs, START, **options
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint64"])
+def test_one_column_of_integers_turns_its_sign(dtype):
+    xs = np.random.default_rng(5).integers(0, 9, size=(5, 3, 8)).astype(dtype)
+    same(lambda h, x: (h + x, mg.concatenate([-(h + x)[:, 7:8], x], 1)), xs, xs[0], has_output=True)
+
+
+def test_numpy_computes_into_columns():
+    """A program computes pieces of a concatenation where they belong."""
+    for name in sorted(set(UFUNCS.values()) - {"negative"}):
+        function = getattr(np, name)
+        for width, into in [(4, 2), (8, 2), (8, 4), (16, 3), (2, 8), (3, 3)]:
+            numbers = DRAWN.uniform(0.1, 0.9, size=(2, 9, width))
+            operands = [array[:, 1:2] for array in numbers][: function.nin]
+            try:
+                expected = function(*[operand.copy() for operand in operands])
+            except TypeError:
+                break  # not of floats
+            out = np.zeros((9, into), expected.dtype)
+            function(*operands, out=out[:, 1:2])
+            np.testing.assert_array_equal(out[:, 1:2], expected, err_msg=f"{name}, {width}, {into}")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -235,11 +235,13 @@ class Calls(Variables):
             lines.append(call(f"{indent}{destination}.fill({value})", indent, (f"fill_{value}", (), to)))
         elif op is power and node.inputs[1].op is CONSTANT and node.inputs[1].static["value"] == 2:
             lines.append(call(f"{indent}square({operands[0]}, {destination})", indent, ("square", at[:1], to)))
-        elif op is negative and node.dtype.kind == "f" and at[0].place == to.place and to.place and to.place.columns:
-            # NumPy's negative is wrong in place on one column of some widths (2.4.6, x86)
-            minus_one = self.const(Number(-1.0, node.dtype), "minus_one")
-            text = f"{indent}multiply({operands[0]}, {minus_one}, {destination})"
-            lines.append(call(text, indent, ("negative", at, to)))
+        elif op is negative and to.place is not None and to.place.columns is not None:
+            # NumPy's negative (2.4.6, x86) writes other numbers into columns, from columns of rows of 16 or 64 bytes
+            if node.dtype.kind == "f":
+                text = f"multiply({operands[0]}, {self.const(Number(-1.0, node.dtype), 'minus_one')}, {destination})"
+            else:
+                text = f"subtract({self.const(Number(0, node.dtype), 'zero')}, {operands[0]}, {destination})"
+            lines.append(call(indent + text, indent, ("negative", at, to)))
         elif op.name in UFUNCS:
             out = "out=" if op.name in ("maximum", "minimum") else ""  # NumPy asks for it
             text = f"{indent}{UFUNCS[op.name]}({', '.join(operands)}, {out}{destination})"
