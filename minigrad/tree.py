@@ -19,6 +19,8 @@ from typing import Any
 
 Tree = Any
 
+_NOTHING: dict[str, Any] = {}
+
 
 class Structure:
     """The shape of a pytree: `kind` is the container's type (None for a leaf), `keys` name its `children`.
@@ -45,7 +47,7 @@ class Structure:
         self.kind = kind
         self.keys = keys
         self.children = children
-        self.kept = kept or {}
+        self.kept = kept or _NOTHING
         self.order = order
         self.default = default
 
@@ -166,6 +168,8 @@ def flatten(tree: Tree) -> tuple[list[Any], Structure]:
 
 def _flatten(tree: Tree, leaves: list[Any]) -> Structure:
     kind = type(tree)
+    if kind is tuple:  # the state of most scans, several times a call
+        return Structure(tuple, tuple(range(len(tree))), tuple([_flatten(part, leaves) for part in tree]))
     taken_apart = _CONTAINERS.get(kind, _UNKNOWN)
     if taken_apart is _UNKNOWN:
         if len(_CONTAINERS) > 1_000:
@@ -184,8 +188,6 @@ Parts = tuple[tuple[Any, ...], Iterable[Any], dict[str, Any]]
 _UNKNOWN: Any = object()
 _CONTAINERS: dict[type, Callable[[Any], Parts] | None] = {}
 """What takes a container apart, by its type; None for a type whose values are leaves."""
-
-_NOTHING: dict[str, Any] = {}
 
 
 def _container(kind: type) -> Callable[[Any], Parts] | None:

@@ -13,7 +13,7 @@ from minigrad.scan.carry import Carry, Leaves, as_leaves, check_backends
 from minigrad.scan.loop import run_loop
 from minigrad.scan.problem import Problem
 from minigrad.scan.run import run_compiled
-from minigrad.tape import Value
+from minigrad.tape import Value, constant
 from minigrad.tensor import Tensor
 
 Fn = Callable[[Any, Any], Any]
@@ -102,7 +102,8 @@ def problem_of(
         raise TypeError(f"scan takes a function fn(state, x), got {type(fn).__name__}")
     leaves, structure = as_leaves("elems", elems)
     state, form = as_leaves("initializer", initializer, leaves)
-    check_backends({"elems": (leaves, structure), "initializer": (state, form)})
+    if len({constant(leaf).__class__ for leaf in [*leaves, *state]}) > 1:
+        check_backends({"elems": (leaves, structure), "initializer": (state, form)})
     carry = Carry(state, form)
     steps = _steps_of(leaves, structure, length)
     rows = None if lengths is None else _rows_of(lengths, steps, leaves, structure, carry)

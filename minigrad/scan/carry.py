@@ -21,10 +21,12 @@ def as_leaves(what: str, given: Any, beside: Sequence[Value] = ()) -> tuple[Leav
     leaves, structure = tree.flatten(given)
     values: Leaves = []
     for leaf in leaves:
+        if isinstance(leaf, Box):
+            values.append(leaf)
+            continue
         try:
             follows = leaf.__class__ in WEAK and beside
-            array = backend_of(constant(beside[0])).asarray(leaf) if follows else leaf
-            values.append(array if isinstance(array, Box) else as_value("scan", array))
+            values.append(as_value("scan", backend_of(constant(beside[0])).asarray(leaf) if follows else leaf))
         except TypeError as error:
             path = list(structure.paths())[len(values)]
             raise TypeError(f"{what}{path} of scan: {error}") from None
@@ -33,8 +35,6 @@ def as_leaves(what: str, given: Any, beside: Sequence[Value] = ()) -> tuple[Leav
 
 def check_backends(parts: dict[str, tuple[Leaves, tree.Structure]]) -> None:
     """Raise TypeError, naming two leaves, unless all that have values are on one backend."""
-    if len({constant(leaf).__class__ for leaves, _ in parts.values() for leaf in leaves}) < 2:
-        return
     found: dict[str, str] = {}
     for what, (leaves, structure) in parts.items():
         for leaf, path in zip(leaves, structure.paths(), strict=True):
