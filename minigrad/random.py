@@ -7,7 +7,6 @@ generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) o
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -129,6 +128,8 @@ def as_seeds(seed: Any) -> list[int]:
 
 
 def _generator(seeds: Sequence[int], path: tuple[int, ...], call: int) -> np.random.Generator:
+    import hashlib  # noqa: PLC0415  # a tenth of what minigrad imports, and many programs draw nothing
+
     key = (seeds, path, call)
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()  # one key of 128 bits for each of ours
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

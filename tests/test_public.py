@@ -136,7 +136,8 @@ def test_importing_minigrad_imports_nothing_heavy():
     assert not roots & heavy
     ours = {"minigrad", "minigrad_numpy"}
     assert all(root in ours or root in sys.stdlib_module_names for root in roots)
-    assert "importlib.metadata" not in loaded  # half of NumPy's import time: only read when a backend is asked for
+    # each takes a part of NumPy's own import time, and is read where it is needed
+    assert not {"importlib.metadata", "numpy.random", "hashlib", "secrets"} & set(loaded)
 
 
 def test_using_minigrad_loads_nothing_heavy_later():

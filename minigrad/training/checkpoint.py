@@ -6,10 +6,7 @@ other tools read it too. The header holds our JSON, and a digest of everything, 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +61,8 @@ def save(
             raise ValueError("with a module, save writes meta['conventions'] itself: call yours by another name")
         meta = {**meta, "conventions": conventions(module)}
     _check_json(meta, "meta")
+    import json  # noqa: PLC0415  # with what hashes, it is a tenth of what minigrad imports
+
     text = json.dumps(meta)
     header = {"format": FORMAT, "meta": text, "sha256": _digest(host, text)}
     _write(Path(os.path.realpath(path)), library.numpy.save(host, metadata=header))
@@ -104,6 +103,8 @@ def load(path: str | os.PathLike[str], module: Module | None = None) -> tuple[di
     text = header.get("meta", "")
     if header.get("sha256") != _digest(arrays, text):
         raise ValueError(f"{str(path)!r} is damaged: its contents differ from what was saved; use an older checkpoint")
+    import json  # noqa: PLC0415  # see save
+
     meta = json.loads(text)
     if module is not None:
         check_conventions(str(path), meta.get("conventions"), module)
@@ -123,6 +124,9 @@ def _safetensors() -> ModuleType:
 
 def _digest(arrays: Mapping[str, Host], text: str) -> str:
     """A fingerprint of all names, dtypes, shapes, bytes and of the JSON text."""
+    import hashlib  # noqa: PLC0415  # see save
+    import json  # noqa: PLC0415
+
     digest = hashlib.sha256(json.dumps(text).encode())
     for name in sorted(arrays):
         array = arrays[name]
@@ -136,7 +140,7 @@ def _write(path: Path, data: bytes) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"a checkpoint is a file, and {str(path)!r} is a folder: add a file name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(data)
