@@ -177,3 +177,10 @@ def test_p10_of_plain_rules(name):
             else:
                 with pytest.raises(GradientError):
                     PROPERTIES["P10"].check(trial)
+
+
+def test_a_sum_that_nearly_cancels_is_no_alarm():
+    """Of numbers that were changed in proportion, six times by chance, it hardly moves."""
+    arrays, cotangent = [np.array([1.0, 2.0])], np.array([-0.6481666024774313, 0.6466197585687041])
+    case = Case(((2,),), ((0, 2),), {"axis": None})
+    assert replay("repeat", "P10", case, arrays=arrays, cotangent=cotangent) == [0]

@@ -6,6 +6,7 @@ take the call (`__minigrad_op__`), so a body, its ops and their derivative rules
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -50,7 +51,10 @@ def used_after() -> TraceError:
     )
 
 
-_LIBRARIES = tuple([f"{Path(file).parents[up]}{os.sep}" for file, up in ((__file__, 1), (np.__file__, 0))])
+_LIBRARIES = (  # and what older NumPys wrap their assertions in
+    *[f"{Path(file).parents[up]}{os.sep}" for file, up in ((__file__, 1), (np.__file__, 0))],
+    contextlib.__file__,
+)
 
 
 def user_line() -> str:

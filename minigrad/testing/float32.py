@@ -21,7 +21,7 @@ from minigrad.testing.report import Context, Deviation, GradReport, deviations
 from minigrad.testing.trial import Trial
 
 EPS32 = float(np.finfo(np.float32).eps)
-ROUNDS = 6
+ROUNDS = 8
 METHOD = "the float64 gradient, and how far roundings of float32 move it"
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number, so that the product's first bit depends on all bits of the other
 
@@ -40,7 +40,7 @@ def check_float32(
     `f` and `vjp` are those of `check_vjp`, which says whether the rule is right; this says whether it cancels,
     overflows or computes in half precision. Floating-point arguments are rounded to float32. The gradients may differ
     by `safety` times what one rounding of the inputs, the cotangent and the saved output does to them, the change
-    being measured in six random ways, and by `safety` roundings of the largest element.
+    being measured in eight ways, and by `safety` roundings of the largest element.
 
     Returns a `GradReport`. Raises `GradientError` where the float32 gradient is worse than that, or not finite while
     the float64 one is.
@@ -150,11 +150,14 @@ def compare_precisions(
 
 
 def nudged(x: Any, round: int) -> Floats:
-    """Change every number by one rounding of float32, up or down as its bits and the round say.
+    """Change every number by one rounding of float32, up or down as its bits and the round say; in the first, up.
 
-    Equal numbers change alike: a rule may ask which element is the maximum, and must still find it.
+    So a sum of numbers that nearly cancel is seen to move. Equal numbers change alike: a rule may ask which element is
+    the maximum, and must still find it.
     """
     x = np.asarray(x, np.float64)
+    if round == 0:
+        return np.asarray(x + EPS32 * np.abs(x))
     with np.errstate(over="ignore"):
         mixed = np.asarray((np.array(x).view(np.uint64) ^ np.uint64(0x5DEECE66D * (round + 1))) * _MIX)
     up = np.asarray(mixed >> np.uint64(63)).astype(np.float64)
