@@ -119,6 +119,7 @@ def test_integers_of_few_bits(dtype):
     same(lambda s, k: s + mg.one_hot(k, 300, "float64"), tokens, np.zeros((1, 300)))
     same(lambda s, k: s + mg.cross_entropy(mg.tanh(s), k)[:, None], tokens, np.zeros((1, 300)))
     same(lambda s, k: s + mg.where(k < 1000, 1.0, 2.0) + mg.where(k > -1, 1.0, 0.0), tokens, np.zeros((1, 1)))
+    same(lambda s, k: s + mg.where(k >= 100.01, 1.0, 0.0) + mg.where(k < 99.99, 2.0, 0.0), tokens, np.zeros((1, 1)))
 
 
 @pytest.mark.parametrize("boxed", [False, True], ids=["array", "tensor"])

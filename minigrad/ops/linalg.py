@@ -7,8 +7,7 @@ from typing import Any
 
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import multiply
-from minigrad.ops.op import Flags, Shapes, Static, absorbing, as_value, primitive, scaled
-from minigrad.ops.reductions import HALF
+from minigrad.ops.op import HALF, Flags, Shapes, Static, absorbing, as_value, primitive, scaled
 from minigrad.ops.shape import astype, broadcast_to_, moveaxis, reshape_, swapaxes
 from minigrad.tape import Array, Value, constant
 

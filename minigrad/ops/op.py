@@ -38,6 +38,9 @@ Flags = Sequence[bool]
 REGISTRY: dict[str, Op] = {}
 """Every op that has rules, by name."""
 
+HALF = "e"
+"""NumPy's code of float16."""
+
 
 class Op:
     """A function of arrays with its derivative rules; called on tensors, it records itself on the tape.
@@ -498,9 +501,9 @@ def unbroadcast(g: Value, like: Value, out: Value, name: str) -> Value:
             raise ValueError(f"the rule of `{name}` returned a gradient of shape {g.shape} for an input of {shape}")
         if extra or stretched:
             axes = (*range(extra), *stretched)
-            half = g.dtype.char == "e"  # which the op sums in float32: a sum in float16 stands still at 2048
-            g = REGISTRY["sum"](g, axis=axes, keepdims=True) if half else g.sum(axis=axes, keepdims=True)
-            g = g.reshape(shape)
+            half = g.dtype.char == HALF  # sums in it stand still at 2048
+            g = (g.astype(np.float32) if half else g).sum(axis=axes, keepdims=True).reshape(shape)
+            g = g.astype(np.float16) if half else g
     if g.dtype != like.dtype:
         if g.dtype.kind == "c":
             raise complex_numbers(name)

@@ -12,15 +12,12 @@ from typing import Any
 
 from minigrad.backend import backend_of
 from minigrad.ops.elementwise import divide, exp, multiply, square, subtract
-from minigrad.ops.op import Flags, Shapes, Static, as_value, axes_of, boxed_like, primitive, scaled
+from minigrad.ops.op import HALF, Flags, Shapes, Static, as_value, axes_of, boxed_like, primitive, scaled
 from minigrad.ops.shape import astype, broadcast_to_, concatenate_, flip, reshape_, transpose_
 from minigrad.ops.where import where
 from minigrad.tape import Array, Value, constant
 
 Axes = tuple[int, ...]
-
-HALF = "e"
-"""NumPy's code of float16."""
 
 FULL = "fdgFDG"
 """NumPy's codes of the floats, real and complex, that are computed with as they are."""

@@ -16,7 +16,7 @@ from minigrad.scan.kernels import Located, call, fused
 from minigrad.scan.places import pieces
 from minigrad.scan.plan import Plan
 from minigrad.scan.symbol import CONSTANT, Slot, Symbol, filled, is_elementwise, slots
-from minigrad.scan.text import Number, Text, brackets, index_part, static_text, tuple_of
+from minigrad.scan.text import Text, brackets, index_part, static_text, tuple_of
 from minigrad.scan.trace import PICKED
 from minigrad.scan.variables import Variables
 
@@ -238,9 +238,9 @@ class Calls(Variables):
         elif op is negative and to.place is not None and to.place.columns is not None:
             # NumPy's negative (2.4.6, x86) writes other numbers into columns, from columns of rows of 16 or 64 bytes
             if node.dtype.kind == "f":
-                text = f"multiply({operands[0]}, {self.const(Number(-1.0, node.dtype), 'minus_one')}, {destination})"
+                text = f"multiply({operands[0]}, {self.number(-1.0, node.dtype)}, {destination})"
             else:
-                text = f"subtract({self.const(Number(0, node.dtype), 'zero')}, {operands[0]}, {destination})"
+                text = f"subtract({self.number(0, node.dtype)}, {operands[0]}, {destination})"
             lines.append(call(indent + text, indent, ("negative", at, to)))
         elif op.name in UFUNCS:
             out = "out=" if op.name in ("maximum", "minimum") else ""  # NumPy asks for it

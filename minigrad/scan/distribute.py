@@ -197,7 +197,7 @@ def refuse_merged_rows(order: Sequence[Symbol], rows: Packing) -> None:
         if node in rows.of_rows and (node.op is reshape_ or node.inputs[0] in merged):
             merged.add(node)
         elif is_elementwise(node.op) and not merged.isdisjoint(node.inputs):
-            raise MergedRowsError
+            raise MergedRowsError(f"`{node.op.name}` of packed rows that are one axis with another")
 
 
 def _merged_for_steps(order: Sequence[Symbol], rows: Packing) -> set[Symbol]:

@@ -166,13 +166,6 @@ class _Emitter(Calls):
 
     def _text(self) -> Source:
         """The functions, around the lines that were collected, of which those that nothing needs are dropped."""
-        given = [leaf for leaf in self.body.elems if leaf not in self.lent]
-        leaves = {"carry": self.body.carry, "elems": given, "captured": self.body.captured}
-        inputs = [
-            "(" + "".join(f"{self.input_name(leaf)}, " for leaf in listed) + f") = {name}"
-            for name, listed in leaves.items()
-            if listed
-        ]
         in_frame = {self.stack(symbol)[0] for symbol in self.plan.kept}
         lines = self.fuse(self.run)
         read = in_frame | _words(lines)
@@ -191,6 +184,13 @@ class _Emitter(Calls):
         fresh = "".join(f"{b.name}, " for b in self.fresh)
         head = ["(" + frame + ") = frame"] if frame else []
         head += ["(" + fresh + ") = fresh"] if fresh else []
+        given = [leaf for leaf in self.body.elems if leaf not in self.lent]
+        leaves = {"carry": self.body.carry, "elems": given, "captured": self.body.captured}
+        inputs = [
+            "(" + "".join(f"{self.input_name(leaf)}, " for leaf in listed) + f") = {name}"
+            for name, listed in leaves.items()
+            if listed
+        ]
         run = [*inputs, *head, *lines]
         rows = ", rows" if self.packed else ""
         memory = ", empty" if self.packed else ""

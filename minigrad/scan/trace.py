@@ -237,7 +237,7 @@ class Trace:
         if dtype.kind == "b" or op.name in _COMPARISONS:
             numbers = [i for i in inputs if i.__class__ is not Symbol]
             if all(a.dtype.kind in "iu" for a in arrays):  # which compare with numbers that they cannot be
-                numbers = [np.min_scalar_type(i) for i in numbers]
+                numbers = [np.min_scalar_type(i) if isinstance(i, int) else i for i in numbers]
             dtype = np.result_type(*[a.dtype for a in arrays], *numbers)
         return [i if i.__class__ is Symbol else self._number(op, i, dtype) for i in inputs]
 

@@ -100,7 +100,11 @@ class Variables:
         value = symbol.static["value"]
         if value.__class__ not in WEAK:
             return self.const(value, "table")
-        number = Number(value, symbol.dtype)
+        return self.number(value, symbol.dtype)
+
+    def number(self, value: Any, dtype: np.dtype[Any]) -> str:
+        """A name for a number of a dtype."""
+        number = Number(value, dtype)
         for name, known in self.constants.items():
             if isinstance(known, Number) and known.key == number.key:
                 return name
